@@ -1,0 +1,22 @@
+//! softlvs: Linux Virtual Server without the kernel module.
+//!
+//! The library has two halves that are never mixed. The *core* is pure: packets, time and randomness go
+//! in, packets and verdicts come out; it forbids `unsafe`, names no socket, clock or thread, and builds
+//! alone (`--no-default-features`). The *shell* (feature `daemon`) owns devices, files and the command
+//! line. `ARCHITECTURE.md` is the map.
+
+pub mod addr;
+pub mod buf;
+pub mod conn;
+pub mod dr;
+pub mod engine;
+pub mod host;
+pub mod nat;
+pub mod sched;
+pub mod svc;
+pub mod time;
+pub mod tunnel;
+pub mod wire;
+
+#[cfg(feature = "daemon")]
+pub mod io;

@@ -1,0 +1,5 @@
+//! Services and real servers: what is configured, what is alive, and the snapshot packets are decided by.
+
+pub mod spec;
+
+pub use spec::*;

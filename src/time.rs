@@ -1,0 +1,80 @@
+//! Injected time.
+//!
+//! The core never reads a clock: every entry point takes `now: Mono` as its first argument. The only
+//! clock read of the program is `worker/clock.rs`; tests and replays make up their own times.
+
+use std::ops::{Add, Sub};
+
+/// A point in monotonic time, nanoseconds since an arbitrary start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mono(pub u64);
+
+/// A length of time in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(pub u64);
+
+impl Mono {
+    /// The start of time, used by tests.
+    pub const ZERO: Mono = Mono(0);
+
+    /// A point `ms` milliseconds after the start.
+    pub const fn from_millis(ms: u64) -> Mono {
+        Mono(ms.saturating_mul(1_000_000))
+    }
+    /// Time passed since `earlier`; zero when `earlier` is later.
+    pub const fn since(self, earlier: Mono) -> Span {
+        Span(self.0.saturating_sub(earlier.0))
+    }
+    /// Whole milliseconds since the start.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000_000
+    }
+}
+
+impl Span {
+    /// No time at all.
+    pub const ZERO: Span = Span(0);
+
+    /// `s` seconds.
+    pub const fn from_secs(s: u64) -> Span {
+        Span(s.saturating_mul(1_000_000_000))
+    }
+    /// `ms` milliseconds.
+    pub const fn from_millis(ms: u64) -> Span {
+        Span(ms.saturating_mul(1_000_000))
+    }
+    /// Whole seconds, rounded down.
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1_000_000_000
+    }
+    /// Whole milliseconds, rounded down.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000_000
+    }
+}
+
+impl Add<Span> for Mono {
+    type Output = Mono;
+    fn add(self, span: Span) -> Mono {
+        Mono(self.0.saturating_add(span.0))
+    }
+}
+
+impl Sub<Mono> for Mono {
+    type Output = Span;
+    fn sub(self, earlier: Mono) -> Span {
+        self.since(earlier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_instead_of_wrapping() {
+        assert_eq!(Mono::ZERO - Mono(5), Span::ZERO);
+        assert_eq!(Mono(u64::MAX) + Span::from_secs(1), Mono(u64::MAX));
+        assert_eq!(Mono::from_millis(1500).since(Mono::from_millis(500)).as_secs(), 1);
+    }
+}
