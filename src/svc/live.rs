@@ -1,0 +1,121 @@
+//! Services and real servers as the packet path sees them: immutable descriptions that share live counts.
+//!
+//! A change of weight makes a new [`Dest`] with the same identity and the same [`DestLive`], so counts
+//! survive every reload. The counts are the only memory that several workers write, and only when a
+//! connection begins, ends or changes between active and inactive.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use super::spec::{DestSpec, ServiceSpec};
+use crate::sched::Scheduler;
+
+/// Identity of a real server in the catalog; never reused while a connection refers to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DestId(pub u32);
+
+/// Identity of a service in the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId(pub u32);
+
+/// Counts of a real server that live as long as its identity.
+#[derive(Debug, Default)]
+pub struct DestLive {
+    active: AtomicU32,
+    inactive: AtomicU32,
+    overloaded: AtomicBool,
+    /// Connections ever scheduled here (`--stats` Conns).
+    pub scheduled: AtomicU64,
+}
+
+/// A real server of one service.
+#[derive(Clone, Debug)]
+pub struct Dest {
+    /// Identity, survives edits.
+    pub id: DestId,
+    /// The service it belongs to.
+    pub service: ServiceId,
+    /// Configuration.
+    pub spec: DestSpec,
+    /// Shared counts.
+    pub live: Arc<DestLive>,
+}
+
+impl Dest {
+    /// Weight; 0 = no new connections.
+    #[inline]
+    pub fn weight(&self) -> u32 {
+        self.spec.weight
+    }
+    /// Connections in an active state (kernel: ESTABLISHED and half-open ones).
+    #[inline]
+    pub fn active(&self) -> u32 {
+        self.live.active.load(Relaxed)
+    }
+    /// All other connections.
+    #[inline]
+    pub fn inactive(&self) -> u32 {
+        self.live.inactive.load(Relaxed)
+    }
+    /// True from the upper threshold on, until below the lower one.
+    #[inline]
+    pub fn overloaded(&self) -> bool {
+        self.live.overloaded.load(Relaxed)
+    }
+    /// May it take a new connection?
+    #[inline]
+    pub fn usable(&self) -> bool {
+        self.weight() > 0 && !self.overloaded()
+    }
+    /// A connection was bound: counts it as inactive or active and looks at the thresholds
+    /// (kernel: `ip_vs_bind_dest`).
+    pub fn bind(&self, active: bool) {
+        if active { &self.live.active } else { &self.live.inactive }.fetch_add(1, Relaxed);
+        self.refresh_overload();
+    }
+    /// A bound connection ended (kernel: `ip_vs_unbind_dest`).
+    pub fn unbind(&self, active: bool) {
+        let count = if active { &self.live.active } else { &self.live.inactive };
+        let _ = count.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(1)));
+        self.refresh_overload();
+    }
+    /// A bound connection changed between active and inactive. Thresholds are not looked at (rule 88).
+    pub fn turn(&self, now_active: bool) {
+        let (up, down) = if now_active {
+            (&self.live.active, &self.live.inactive)
+        } else {
+            (&self.live.inactive, &self.live.active)
+        };
+        up.fetch_add(1, Relaxed);
+        let _ = down.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(1)));
+    }
+    /// Applies the thresholds to the present counts (IPVS-RULES 88; `ip_vs_dest_totalconns`).
+    pub fn refresh_overload(&self) {
+        let (upper, lower) = (u64::from(self.spec.upper), u64::from(self.spec.lower));
+        let total = u64::from(self.active()) + u64::from(self.inactive());
+        if upper != 0 && total >= upper {
+            self.live.overloaded.store(true, Relaxed);
+        }
+        let recovered = match (lower, upper) {
+            (0, 0) => true,
+            (0, _) => total * 4 < upper * 3,
+            _ => total < lower,
+        };
+        if recovered {
+            self.live.overloaded.store(false, Relaxed);
+        }
+    }
+}
+
+/// A virtual service with its real servers.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Identity, survives edits.
+    pub id: ServiceId,
+    /// Configuration.
+    pub spec: ServiceSpec,
+    /// Real servers in the kernel's list order: the newest first (IPVS-RULES 42).
+    pub dests: Vec<Arc<Dest>>,
+    /// Scheduler state: one per service, whatever the number of workers; locked for new connections only.
+    pub scheduler: Arc<Mutex<Scheduler>>,
+}
