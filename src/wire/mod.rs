@@ -4,8 +4,17 @@
 //! offsets by which the rest of the core reads and changes the packet in place. The other modules build
 //! and read single headers.
 
+pub mod eth;
+pub mod gre;
+pub mod gue;
+pub mod ipv4;
+pub mod ipv6;
 pub mod meta;
+pub mod sctp;
 pub mod sum;
+pub mod tcp;
+pub mod ttl;
+pub mod udp;
 
 pub use meta::{Family, Link, Meta, Parsed, parse};
 

@@ -89,6 +89,12 @@ impl Delta {
         }
         d
     }
+    /// Both changes.
+    #[inline]
+    #[must_use]
+    pub const fn and(self, other: Delta) -> Delta {
+        Delta(self.0 + other.0)
+    }
     /// The new field of a complete checksum.
     #[inline]
     pub const fn apply(self, field: u16) -> u16 {
