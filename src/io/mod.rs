@@ -1,5 +1,7 @@
 //! Ports: the devices packets come from and go to.
 
+pub mod sys;
+
 use std::io;
 
 use arrayvec::ArrayVec;

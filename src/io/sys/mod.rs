@@ -1,0 +1,6 @@
+//! The only folder of the crate that may use `unsafe`: system calls that no safe crate wraps.
+//! Everything it exports is safe to call.
+#![allow(unsafe_code)]
+
+pub mod netlink;
+pub mod ns;
