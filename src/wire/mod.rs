@@ -13,6 +13,8 @@ pub mod meta;
 pub mod sctp;
 pub mod sum;
 pub mod tcp;
+#[cfg(test)]
+pub(crate) mod testkit;
 pub mod ttl;
 pub mod udp;
 

@@ -34,7 +34,16 @@ mod tests {
 
     fn header(ttl: u8, id: u16) -> [u8; 20] {
         let mut h = [0; 20];
-        let h4 = ipv4::Header { tos: 0, total: 20, id, df: true, ttl, proto: 253, src: 0xc633_6405, dst: 0x0a01_0064 };
+        let h4 = ipv4::Header {
+            tos: 0,
+            total: 20,
+            id,
+            df: true,
+            ttl,
+            proto: 253,
+            src: 0xc633_6405,
+            dst: 0x0a01_0064,
+        };
         h4.write(&mut h);
         h
     }
