@@ -2,5 +2,9 @@
 //! Everything it exports is safe to call.
 #![allow(unsafe_code)]
 
+pub mod link;
 pub mod netlink;
 pub mod ns;
+pub mod packet;
+pub mod tuntap;
+pub mod watch;
