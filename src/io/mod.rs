@@ -22,7 +22,6 @@ pub mod error;
 pub mod fit;
 pub mod mac;
 pub mod packet;
-pub mod sys;
 pub mod tap;
 pub mod tun;
 pub mod tuntap;

@@ -16,8 +16,8 @@ use super::error::{Meaning, broken, meaning};
 use super::sys::{link, packet as sys};
 use super::tuntap::framed;
 use super::{
-    BURST, Burst, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport, SlotIter, fit, mac,
-    room, vnet,
+    BURST, Burst, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport, SlotIter, fit,
+    mac, room, vnet,
 };
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, Offload, PacketBuf};
@@ -219,7 +219,8 @@ impl Port for PacketPort {
 
     fn reopen(&mut self) -> io::Result<()> {
         let name = &self.config.interface;
-        let device = link::mac(name)?.ok_or_else(|| io::Error::other("it is no Ethernet interface any more"))?;
+        let device =
+            link::mac(name)?.ok_or_else(|| io::Error::other("it is no Ethernet interface any more"))?;
         if !link::is_up(name)? {
             return Err(io::Error::from_raw_os_error(libc::ENETDOWN));
         }

@@ -236,7 +236,9 @@ fn parse6(frame: &[u8], at: usize, quoted: bool) -> Result<Meta, DropReason> {
                 meta.more_fragments = field & 1 != 0;
                 8
             }
-            n::HOPOPTS | n::ROUTING | n::DSTOPTS | n::AH | n::FRAGMENT => return Err(DropReason::BadExtension),
+            n::HOPOPTS | n::ROUTING | n::DSTOPTS | n::AH | n::FRAGMENT => {
+                return Err(DropReason::BadExtension);
+            }
             _ => {
                 meta.l4 = (at + l4) as u16;
                 transport(frame, &mut meta, quoted)?;

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn wide_equals_its_words() {
-        let (a, b) = (0x2001_0db8_0000_0000_0000_0000_0000_0001u128, 0xfe80_1234_5678_9abc_def0_0000_ffff_0002u128);
+        let (a, b) =
+            (0x2001_0db8_0000_0000_0000_0000_0000_0001u128, 0xfe80_1234_5678_9abc_def0_0000_ffff_0002u128);
         let mut words = Delta::new();
         for (x, y) in a.to_be_bytes().chunks(2).zip(b.to_be_bytes().chunks(2)) {
             words = words.word(u16::from_be_bytes([x[0], x[1]]), u16::from_be_bytes([y[0], y[1]]));

@@ -1,4 +1,4 @@
-//! Interface properties by ioctl: flags, MTU, MAC address, receive merging.
+//! Interface properties by ioctl: flags, MTU, MAC address.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,9 +8,6 @@ use crate::addr::Mac;
 
 /// Longest interface name in bytes (IFNAMSIZ - 1).
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
-
-const ETHTOOL_SGRO: u32 = 0x2c;
-const SIOCETHTOOL: u64 = 0x8946;
 
 /// An interface name in a zeroed request.
 ///
@@ -39,11 +36,11 @@ pub fn check_name(name: &str) -> io::Result<()> {
     request(name).map(|_| ())
 }
 
-fn ioctl(nr: u64, req: &mut libc::ifreq) -> io::Result<()> {
+fn ioctl(nr: libc::Ioctl, req: &mut libc::ifreq) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     // SAFETY: the descriptor is open during the call; `req` is a valid `ifreq`, which is what every
     // request number passed to this function reads and writes (none of them follows its data pointer).
-    match unsafe { libc::ioctl(socket.as_raw_fd(), nr as _, std::ptr::from_mut(req)) } {
+    match unsafe { libc::ioctl(socket.as_raw_fd(), nr, std::ptr::from_mut(req)) } {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -75,7 +72,7 @@ pub fn is_loopback(name: &str) -> io::Result<bool> {
 
 fn flags(name: &str) -> io::Result<libc::c_short> {
     let mut req = request(name)?;
-    ioctl(libc::SIOCGIFFLAGS as u64, &mut req)?;
+    ioctl(libc::SIOCGIFFLAGS, &mut req)?;
     // SAFETY: SIOCGIFFLAGS has written this member of the union.
     Ok(unsafe { req.ifr_ifru.ifru_flags })
 }
@@ -86,7 +83,7 @@ fn flags(name: &str) -> io::Result<libc::c_short> {
 /// `EPERM` without CAP_NET_ADMIN, `ENODEV`.
 pub fn set_up(name: &str, up: bool) -> io::Result<()> {
     let mut req = request(name)?;
-    ioctl(libc::SIOCGIFFLAGS as u64, &mut req)?;
+    ioctl(libc::SIOCGIFFLAGS, &mut req)?;
     // SAFETY: SIOCGIFFLAGS has written this member of the union.
     let old = unsafe { req.ifr_ifru.ifru_flags };
     let bit = libc::IFF_UP as libc::c_short;
@@ -95,7 +92,7 @@ pub fn set_up(name: &str, up: bool) -> io::Result<()> {
         return Ok(());
     }
     req.ifr_ifru.ifru_flags = new;
-    ioctl(libc::SIOCSIFFLAGS as u64, &mut req)
+    ioctl(libc::SIOCSIFFLAGS, &mut req)
 }
 
 /// MTU in bytes.
@@ -104,7 +101,7 @@ pub fn set_up(name: &str, up: bool) -> io::Result<()> {
 /// `ENODEV` when there is none of that name.
 pub fn mtu(name: &str) -> io::Result<u32> {
     let mut req = request(name)?;
-    ioctl(libc::SIOCGIFMTU as u64, &mut req)?;
+    ioctl(libc::SIOCGIFMTU, &mut req)?;
     // SAFETY: SIOCGIFMTU has written this member of the union.
     Ok(unsafe { req.ifr_ifru.ifru_mtu }.max(0) as u32)
 }
@@ -116,7 +113,7 @@ pub fn mtu(name: &str) -> io::Result<u32> {
 pub fn set_mtu(name: &str, mtu: u32) -> io::Result<()> {
     let mut req = request(name)?;
     req.ifr_ifru.ifru_mtu = i32::try_from(mtu).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    ioctl(libc::SIOCSIFMTU as u64, &mut req)
+    ioctl(libc::SIOCSIFMTU, &mut req)
 }
 
 /// The interface's own MAC; `None` when it is no Ethernet-like device.
@@ -125,7 +122,7 @@ pub fn set_mtu(name: &str, mtu: u32) -> io::Result<()> {
 /// `ENODEV` when there is none of that name.
 pub fn mac(name: &str) -> io::Result<Option<Mac>> {
     let mut req = request(name)?;
-    ioctl(libc::SIOCGIFHWADDR as u64, &mut req)?;
+    ioctl(libc::SIOCGIFHWADDR, &mut req)?;
     // SAFETY: SIOCGIFHWADDR has written this member of the union.
     let hw = unsafe { req.ifr_ifru.ifru_hwaddr };
     if hw.sa_family != libc::ARPHRD_ETHER {
@@ -149,30 +146,7 @@ pub fn set_mac(name: &str, mac: Mac) -> io::Result<()> {
         *to = from as libc::c_char;
     }
     req.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
-    ioctl(libc::SIOCSIFHWADDR as u64, &mut req)
-}
-
-/// Switches receive merging (GRO) of the interface.
-///
-/// # Errors
-/// `EPERM`, `ENODEV`, `EOPNOTSUPP`.
-pub fn set_gro(name: &str, on: bool) -> io::Result<()> {
-    /// `struct ethtool_value` of the kernel's ethtool interface.
-    #[repr(C)]
-    struct Value {
-        cmd: u32,
-        data: u32,
-    }
-    let mut value = Value { cmd: ETHTOOL_SGRO, data: u32::from(on) };
-    let mut req = request(name)?;
-    req.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
-    let socket = UnixDatagram::unbound()?;
-    // SAFETY: the descriptor is open; `req` is a valid `ifreq` whose data pointer leads to `value`, which
-    // outlives the call and is the structure ETHTOOL_SGRO reads.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, std::ptr::from_mut(&mut req)) } {
-        0.. => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    ioctl(libc::SIOCSIFHWADDR, &mut req)
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ pub struct Aux {
 /// `EPERM` without CAP_NET_RAW.
 pub fn open() -> io::Result<OwnedFd> {
     // SAFETY: no pointers are passed.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
+    let fd = unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
+    };
     check(fd)?;
     // SAFETY: `socket` just returned this open descriptor, nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -93,9 +95,7 @@ pub fn set_auxdata(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Asks for large socket buffers: beyond the system's limit where permitted, up to it otherwise.
 pub fn set_buffers(fd: BorrowedFd<'_>, bytes: i32) {
-    for (force, plain) in
-        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-    {
+    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
         if option(fd, libc::SOL_SOCKET, force, &bytes).is_err() {
             // the kernel cuts the value to its limit and does not complain
             let _ = option(fd, libc::SOL_SOCKET, plain, &bytes);
@@ -280,11 +280,12 @@ impl Batch {
         let (level, kind, len) = unsafe { ((*first).cmsg_level, (*first).cmsg_type, (*first).cmsg_len) };
         // SAFETY: CMSG_LEN only computes.
         let need = unsafe { libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as libc::c_uint) };
-        if level != libc::SOL_PACKET || kind != libc::PACKET_AUXDATA || (len as usize) < need as usize {
+        if level != libc::SOL_PACKET || kind != libc::PACKET_AUXDATA || len < need as _ {
             return None;
         }
         // SAFETY: the message is at least as long as `tpacket_auxdata`; read without assuming alignment.
-        let data = unsafe { std::ptr::read_unaligned(libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>()) };
+        let data =
+            unsafe { std::ptr::read_unaligned(libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>()) };
         Some(Aux {
             csum_not_ready: data.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0,
             csum_valid: data.tp_status & libc::TP_STATUS_CSUM_VALID != 0,

@@ -47,8 +47,11 @@ pub struct Attached {
 /// `EACCES`/`ENOENT` on the control device, `EPERM` without CAP_NET_ADMIN, `EBUSY` when somebody else
 /// has the device, `EINVAL` when it exists with other flags or another kind.
 pub fn attach(name: &str, kind: Kind, vnet: bool, multi_queue: bool) -> io::Result<OwnedFd> {
-    let control =
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(CONTROL)?;
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(CONTROL)?;
     let mut req = link::request(name)?;
     let mut flags = libc::IFF_NO_PI
         | match kind {
