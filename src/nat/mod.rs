@@ -21,6 +21,9 @@ use crate::wire::{
     Family, Meta, be16, be32, be128, ipv4, ipv6, number, put16, put32, put128, sctp, tcp, udp,
 };
 
+pub mod icmp;
+pub mod pool;
+
 #[cfg(test)]
 mod golden;
 
