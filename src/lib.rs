@@ -19,4 +19,6 @@ pub mod tunnel;
 pub mod wire;
 
 #[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
 pub mod io;

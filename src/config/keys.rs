@@ -1,0 +1,239 @@
+//! Every key of the configuration file, once: what kind of value it takes, an example, what it is for.
+//!
+//! The check for unknown keys and wrong types, the suggestions for typos and the published JSON schema
+//! all read this table.
+
+use super::values::Form;
+
+/// A key of a table.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// An example of its value, as TOML.
+    pub example: &'static str,
+    /// What it is for, one line.
+    pub doc: &'static str,
+}
+
+/// Kinds of values.
+#[derive(Debug)]
+pub enum Kind {
+    /// A string of some form.
+    Text(Form),
+    /// A string out of a few.
+    Choice(&'static [&'static str]),
+    /// A whole number, both ends included.
+    Int(i64, i64),
+    /// `true` or `false`.
+    Bool,
+    /// `"auto"` or a whole number from 1.
+    AutoOr(i64),
+    /// A list of strings of some form.
+    Texts(Form),
+    /// A list of strings out of a few.
+    Choices(&'static [&'static str]),
+    /// A table.
+    Table(&'static [Key]),
+    /// `[[name]]`: any number of tables.
+    Tables(&'static [Key]),
+    /// A table whose keys and values are strings of these forms.
+    Map(Form, Form),
+    /// The names of `net.ipv4.vs.*` (see `sysctl.rs`).
+    Sysctl,
+    /// Part of the format that this version cannot do: refused, with what to do instead.
+    Later(&'static str),
+}
+
+const fn key(name: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, example, doc }
+}
+
+const MODES: &[&str] = &["nat", "fullnat", "tun", "dr"];
+/// The schedulers by their `ipvsadm` names.
+pub const SCHEDULERS: &[&str] =
+    &["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
+const NO_CHECKS: &str =
+    "health checks come in a later version; set `weight = 0` and reload to take a server out";
+const NO_DRAIN: &str =
+    "draining comes in a later version; `weight = 0` takes no new connections and keeps old ones";
+
+/// The file itself.
+pub const FILE: &[Key] = &[
+    key("director", Kind::Table(DIRECTOR), "", "Settings of the director as a whole."),
+    key("timeouts", Kind::Table(TIMEOUTS), "", "Timeouts of connections, as `ipvsadm --set`."),
+    key("sysctl", Kind::Sysctl, "", "Settings by their names under net.ipv4.vs."),
+    key("port", Kind::Tables(PORT), "", "A device that packets come from and go to."),
+    key("route", Kind::Tables(ROUTE), "", "A route beyond connected networks and gateways."),
+    key("mark", Kind::Tables(MARK), "", "A rule that gives packets a firewall mark."),
+    key("service", Kind::Tables(SERVICE), "", "A virtual service."),
+    key("check", Kind::Later(NO_CHECKS), "", "A health check."),
+    key(
+        "sync",
+        Kind::Later("connection synchronisation comes in a later version"),
+        "",
+        "State synchronisation.",
+    ),
+];
+
+const DIRECTOR: &[Key] = &[
+    key(
+        "mode",
+        Kind::Choice(MODES),
+        "\"nat\"",
+        "Forwarding method where neither service nor server says one.",
+    ),
+    key("connection_limit", Kind::Int(1, 1_000_000_000), "1_000_000", "Hard bound of the connection table."),
+    key("workers", Kind::AutoOr(1024), "\"auto\"", "Number of packet workers."),
+    key("forwarding", Kind::Bool, "false", "Route what is not for the director."),
+    key(
+        "closed",
+        Kind::Choice(&["reject", "drop"]),
+        "\"reject\"",
+        "What own addresses answer where no service is.",
+    ),
+    key(
+        "local_addresses",
+        Kind::Texts(Form::Range),
+        "[\"10.0.0.100-10.0.0.107\"]",
+        "Source addresses of fullnat; default: the director's address on the outgoing port.",
+    ),
+    key("control", Kind::Text(Form::Path), "\"/run/softlvs/softlvs.sock\"", "Path of the control socket."),
+    key("http", Kind::Text(Form::Socket), "\"127.0.0.1:9980\"", "Address for metrics and the read-only API."),
+];
+
+const TIMEOUTS: &[Key] = &[
+    key("tcp", Kind::Text(Form::Duration), "\"15m\"", "TCP, established."),
+    key("tcp_fin", Kind::Text(Form::Duration), "\"2m\"", "TCP after a FIN."),
+    key("udp", Kind::Text(Form::Duration), "\"5m\"", "UDP."),
+];
+
+const PORT: &[Key] = &[
+    key("name", Kind::Text(Form::Name), "\"outside\"", "Name of the port; default: the device's."),
+    key("tap", Kind::Text(Form::Interface), "\"tap0\"", "TAP device, made when it is not there."),
+    key(
+        "tun",
+        Kind::Text(Form::Interface),
+        "\"tun0\"",
+        "TUN device (no Ethernet, no dr), made when it is not there.",
+    ),
+    key("packet", Kind::Text(Form::Interface), "\"eth0\"", "AF_PACKET socket on an interface."),
+    key("xdp", Kind::Text(Form::Interface), "\"eth0\"", "AF_XDP socket on an interface."),
+    key(
+        "device",
+        Kind::Text(Form::Interface),
+        "\"eth0\"",
+        "The best of xdp and packet that works on an interface.",
+    ),
+    key("mac", Kind::Text(Form::MacOrInherit), "\"02:00:00:00:00:01\"", "Own MAC address, or \"inherit\"."),
+    key(
+        "addresses",
+        Kind::Texts(Form::Cidr),
+        "[\"192.0.2.2/24\"]",
+        "The director's addresses with their networks.",
+    ),
+    key("gateway", Kind::Text(Form::Ip4), "\"192.0.2.1\"", "Default gateway, IPv4."),
+    key("gateway6", Kind::Text(Form::Ip6), "\"2001:db8::1\"", "Default gateway, IPv6."),
+    key("mtu", Kind::Int(68, 65535), "1500", "Largest IP packet; default: the device's."),
+    key("queues", Kind::Int(1, 256), "1", "TAP queues, fanout sockets or XDP queues."),
+    key("offload", Kind::Choice(&["auto", "off"]), "\"auto\"", "Large packets and partial checksums."),
+    key("guard", Kind::Bool, "false", "Keep the kernel from answering the same packets (nftables rule)."),
+    key(
+        "neighbors",
+        Kind::Map(Form::Ip, Form::Mac),
+        "{ \"192.0.2.1\" = \"02:00:00:00:00:99\" }",
+        "Static neighbours.",
+    ),
+];
+
+const ROUTE: &[Key] = &[
+    key("to", Kind::Text(Form::Cidr), "\"10.2.0.0/16\"", "Destinations."),
+    key("via", Kind::Text(Form::Ip), "\"10.0.0.254\"", "Router."),
+    key(
+        "port",
+        Kind::Text(Form::Name),
+        "\"inside\"",
+        "Instead of via: destinations are neighbours on this port.",
+    ),
+];
+
+const MARK: &[Key] = &[
+    key("mark", Kind::Int(1, u32::MAX as i64), "7", "The mark."),
+    key("to", Kind::Text(Form::CidrOrIp), "\"192.0.2.20/30\"", "Destination addresses."),
+    key("ports", Kind::Text(Form::Ports), "\"8000-8099\"", "Destination ports."),
+    key("protocol", Kind::Choice(&["tcp", "udp", "sctp"]), "\"tcp\"", "Protocol."),
+];
+
+const SERVICE: &[Key] = &[
+    key("name", Kind::Text(Form::Name), "\"web\"", "Name for people."),
+    key(
+        "address",
+        Kind::Text(Form::Endpoint),
+        "\"192.0.2.10:80\"",
+        "Virtual address and port; port 0 = every port.",
+    ),
+    key("fwmark", Kind::Int(1, u32::MAX as i64), "7", "Firewall mark instead of an address."),
+    key("family", Kind::Choice(&["ipv4", "ipv6"]), "\"ipv4\"", "Address family of a service by fwmark."),
+    key("protocol", Kind::Choice(&["tcp", "udp", "sctp"]), "\"tcp\"", "Protocol, tcp when not said."),
+    key("ports", Kind::Texts(Form::Name), "[\"outside\"]", "Ports that own the address; default: all."),
+    key("scheduler", Kind::Choice(SCHEDULERS), "\"wlc\"", "Scheduler."),
+    key(
+        "scheduler_flags",
+        Kind::Choices(&["sh-port", "sh-fallback", "mh-port", "mh-fallback"]),
+        "[\"sh-port\"]",
+        "Flags of the schedulers sh and mh.",
+    ),
+    key(
+        "persistence",
+        Kind::Table(PERSISTENCE),
+        "{ timeout = \"5m\", netmask = 24 }",
+        "Clients stay with their server.",
+    ),
+    key("mode", Kind::Choice(MODES), "\"nat\"", "Forwarding method of its servers."),
+    key("one_packet", Kind::Bool, "false", "Schedule every UDP packet on its own."),
+    key("timeouts", Kind::Table(TIMEOUTS), "{ udp = \"30s\" }", "Own timeouts."),
+    key("mss_clamp", Kind::Bool, "false", "Lower the MSS of SYNs so that tunnelled segments fit."),
+    key("real", Kind::Tables(REAL), "", "A real server."),
+    key("check", Kind::Later(NO_CHECKS), "", "Health checks."),
+    key("quorum", Kind::Later(NO_CHECKS), "", "Servers that must be up."),
+    key("hysteresis", Kind::Later(NO_CHECKS), "", "Hysteresis of the quorum."),
+    key("sorry_server", Kind::Later(NO_CHECKS), "", "Server of last resort."),
+    key("on_failure", Kind::Later(NO_CHECKS), "", "What a failed check does."),
+    key("slow_start", Kind::Later(NO_CHECKS), "", "Time to full weight."),
+];
+
+const PERSISTENCE: &[Key] = &[
+    key("timeout", Kind::Text(Form::Duration), "\"5m\"", "How long a client stays, 6 minutes when not said."),
+    key("netmask", Kind::Int(1, 128), "24", "Prefix length by which clients are grouped."),
+];
+
+const REAL: &[Key] = &[
+    key("name", Kind::Text(Form::Name), "\"web1\"", "Name for people."),
+    key(
+        "address",
+        Kind::Text(Form::EndpointOrIp),
+        "\"10.0.0.11:8080\"",
+        "Address, and port when it differs.",
+    ),
+    key("weight", Kind::Int(0, i32::MAX as i64), "1", "Weight; 0 takes no new connections."),
+    key(
+        "upper_threshold",
+        Kind::Int(0, u32::MAX as i64),
+        "0",
+        "No new connections from this many on; 0 = no limit.",
+    ),
+    key("lower_threshold", Kind::Int(0, u32::MAX as i64), "0", "New connections again below this many."),
+    key("mode", Kind::Choice(MODES), "\"nat\"", "Forwarding method."),
+    key("tunnel", Kind::Table(TUNNEL), "{ type = \"gue\", port = 6080 }", "Encapsulation in mode tun."),
+    key("check", Kind::Later(NO_CHECKS), "", "Health checks."),
+    key("state", Kind::Later(NO_DRAIN), "", "Administrative state."),
+    key("drain_deadline", Kind::Later(NO_DRAIN), "", "When a drained server is cut off."),
+];
+
+const TUNNEL: &[Key] = &[
+    key("type", Kind::Choice(&["ipip", "gre", "gue"]), "\"ipip\"", "Kind of tunnel."),
+    key("port", Kind::Int(1, 65535), "6080", "UDP port of the server (gue)."),
+    key("checksum", Kind::Choice(&["none", "csum", "remcsum"]), "\"none\"", "Checksum of the outer packet."),
+];

@@ -1,0 +1,209 @@
+//! The configuration as it will run: complete, with every default filled in and everything checked.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::diag::{Complaint, Diagnostic};
+use super::doc::{Device, MacChoice};
+use super::sysctl::Sysctls;
+use crate::addr::{Cidr, Mac};
+use crate::host::{AddrRange, Closed, MarkRule, NetPlan, OffloadCaps, PortPlan, RoutePlan};
+use crate::io::PortInfo;
+use crate::svc::{DestSpec, Forward, ServiceSpec};
+use crate::time::Span;
+use crate::wire::Link;
+
+/// Timeouts of connections (`ipvsadm --set`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, established.
+    pub tcp: Span,
+    /// TCP after a FIN.
+    pub tcp_fin: Span,
+    /// UDP.
+    pub udp: Span,
+}
+
+impl Default for Timeouts {
+    /// The kernel's: 15 min, 2 min, 5 min.
+    fn default() -> Timeouts {
+        Timeouts { tcp: Span::from_secs(900), tcp_fin: Span::from_secs(120), udp: Span::from_secs(300) }
+    }
+}
+
+/// A port to open, with what the core will be told about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSetup {
+    /// Name: as configured, else the device's.
+    pub name: String,
+    /// What it attaches to.
+    pub device: Device,
+    /// Its MAC address; `None` = one made from the device's.
+    pub mac: Option<MacChoice>,
+    /// The director's addresses with their networks.
+    pub addresses: Vec<Cidr>,
+    /// Default gateway, IPv4.
+    pub gateway: Option<Ipv4Addr>,
+    /// Default gateway, IPv6.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Largest IP packet; `None` = the device's.
+    pub mtu: Option<u32>,
+    /// Queues of the device.
+    pub queues: u32,
+    /// Large packets and partial checksums where the device has them.
+    pub offload: bool,
+    /// Keep the kernel from answering the same packets.
+    pub guard: bool,
+    /// Static neighbours.
+    pub neighbors: Vec<(IpAddr, Mac)>,
+    /// Addresses for the kernel's side of a TAP or TUN device.
+    pub host_addresses: Vec<Cidr>,
+}
+
+/// The configuration as it will run.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Hard bound of the connection table.
+    pub connection_limit: u32,
+    /// Packet workers; `None` = as many as are useful.
+    pub workers: Option<u32>,
+    /// Path of the control socket.
+    pub control: Option<String>,
+    /// Address of the HTTP listener.
+    pub http: Option<SocketAddr>,
+    /// Route what is not ours.
+    pub forwarding: bool,
+    /// Answer where no service is.
+    pub closed: Closed,
+    /// Source addresses of fullnat.
+    pub local_addresses: Vec<AddrRange>,
+    /// Timeouts of connections.
+    pub timeouts: Timeouts,
+    /// Settings by their kernel names.
+    pub sysctl: Sysctls,
+    /// Ports.
+    pub ports: Vec<PortSetup>,
+    /// Routes; every gateway in them is on a connected network.
+    pub routes: Vec<RoutePlan>,
+    /// Marking rules.
+    pub marks: Vec<MarkRule>,
+    /// Services with their real servers, in the order of the file.
+    pub services: Vec<(ServiceSpec, Vec<DestSpec>)>,
+    /// What was accepted but has no effect or an unexpected one.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Plan {
+    /// The virtual addresses of all services.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.services.iter().filter_map(|(s, _)| match s.key {
+            crate::svc::ServiceKey::Address { ip, .. } => Some(ip),
+            crate::svc::ServiceKey::Mark { .. } => None,
+        })
+    }
+
+    /// The MAC address port number `index` will have on a device that says `info` of itself.
+    ///
+    /// One that was not configured is made from the device's own, so it is the same at every start on the
+    /// same interface and differs from that of every other station of the network.
+    pub fn mac(&self, index: usize, info: &PortInfo) -> Mac {
+        let Some(setup) = self.ports.get(index) else { return Mac::default() };
+        match setup.mac {
+            Some(MacChoice::Own(mac)) => mac,
+            Some(MacChoice::Inherit) => info.device_mac.unwrap_or_default(),
+            None => made_mac(info.device_mac.unwrap_or_default(), &setup.name),
+        }
+    }
+
+    /// The network for the core, now that the devices are open; `infos` in the order of the ports.
+    ///
+    /// # Errors
+    /// What cannot be on the devices that were found, one complaint a port.
+    pub fn net_plan(&self, infos: &[PortInfo]) -> Result<NetPlan, Vec<(String, Complaint)>> {
+        let mut wrong = Vec::new();
+        let mut ports = Vec::with_capacity(self.ports.len());
+        for (i, (setup, info)) in self.ports.iter().zip(infos).enumerate() {
+            let mut refuse =
+                |why: String, help: &str| wrong.push((setup.name.clone(), Complaint::new(why, help)));
+            let mtu = setup.mtu.unwrap_or(info.mtu);
+            if mtu > info.mtu && !setup.device.is_virtual() {
+                refuse(
+                    format!("mtu {mtu} is larger than that of `{}` ({})", info.name, info.mtu),
+                    "lower `mtu`, or raise the interface's with `ip link set dev NAME mtu N`",
+                );
+            }
+            if info.link == Link::Ip && !setup.device.is_l3() {
+                let on_link = |ip: IpAddr| setup.addresses.iter().any(|c| c.contains(ip));
+                let dr = self
+                    .services
+                    .iter()
+                    .flat_map(|(_, reals)| reals)
+                    .find(|d| d.forward == Forward::Dr && on_link(d.ip));
+                if let Some(d) = dr {
+                    refuse(
+                        format!(
+                            "`{}` carries bare IP packets: mode dr cannot reach {} there",
+                            info.name, d.ip
+                        ),
+                        "use an Ethernet interface, or mode nat, fullnat or tun",
+                    );
+                }
+            }
+            if setup.mac == Some(MacChoice::Inherit)
+                && info.link == Link::Ethernet
+                && info.device_mac.is_none()
+            {
+                refuse(
+                    format!("`{}` has no MAC address to inherit", info.name),
+                    "say one: mac = \"02:00:00:00:00:01\"",
+                );
+            }
+            ports.push(PortPlan {
+                name: setup.name.clone(),
+                link: info.link,
+                mac: self.mac(i, info),
+                mtu,
+                addresses: setup.addresses.clone(),
+                gateway: setup.gateway,
+                gateway6: setup.gateway6,
+                neighbors: setup.neighbors.clone(),
+                offload: if setup.offload { info.offload } else { OffloadCaps::default() },
+            });
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(NetPlan {
+            ports,
+            routes: self.routes.clone(),
+            marks: self.marks.clone(),
+            forwarding: self.forwarding,
+            closed: self.closed,
+            local_addresses: self.local_addresses.clone(),
+        })
+    }
+}
+
+/// A locally administered address that differs from `device` and is the same for the same inputs.
+fn made_mac(device: Mac, name: &str) -> Mac {
+    use std::hash::Hasher as _;
+    let mut hash = siphasher::sip::SipHasher13::new_with_keys(0x6c76_7300, 0x6d61_6300);
+    hash.write(&device.0);
+    hash.write(name.as_bytes());
+    let h = hash.finish().to_be_bytes();
+    Mac([0x02, h[0], h[1], h[2], h[3], h[4]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_mac_is_stable_local_and_not_the_devices() {
+        let device = Mac([2, 1, 2, 3, 4, 5]);
+        let made = made_mac(device, "tap0");
+        assert_eq!(made, made_mac(device, "tap0"));
+        assert_ne!(made, made_mac(device, "tap1"));
+        assert_ne!(made, made_mac(Mac([2, 1, 2, 3, 4, 6]), "tap0"));
+        assert!(made != device && !made.is_group() && made.0[0] == 2);
+    }
+}
