@@ -14,6 +14,7 @@ use super::sysctl;
 use super::values;
 use crate::addr::{Cidr, Mac};
 use crate::host::{AddrRange, Closed};
+use crate::io::{MacChoice, OffloadMode};
 use crate::svc::{Proto, SchedulerKind};
 use crate::time::Span;
 
@@ -79,15 +80,6 @@ impl Device {
     }
 }
 
-/// The MAC address of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MacChoice {
-    /// This one.
-    Own(Mac),
-    /// The interface's.
-    Inherit,
-}
-
 /// `[director]`
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]
@@ -127,8 +119,7 @@ pub struct PortDoc {
     pub gateway6: Option<At<Ipv6Addr>>,
     pub mtu: Option<At<u32>>,
     pub queues: Option<At<u32>>,
-    /// False for `off`.
-    pub offload: Option<At<bool>>,
+    pub offload: Option<At<OffloadMode>>,
     pub guard: Option<At<bool>>,
     pub neighbors: Vec<(At<IpAddr>, At<Mac>)>,
     /// Addresses for the kernel's side of the device (command line only).
@@ -261,6 +252,9 @@ fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, Complaint> {
 
 const PROTOCOLS: [(&str, Proto); 3] = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("sctp", Proto::Sctp)];
 
+const OFFLOAD: [(&str, OffloadMode); 3] =
+    [("auto", OffloadMode::Auto), ("on", OffloadMode::On), ("off", OffloadMode::Off)];
+
 fn number<T: TryFrom<i64>>(v: Option<At<i64>>) -> Option<At<T>> {
     let v = v?;
     Some(At::new(T::try_from(v.value).ok()?, v.place))
@@ -385,7 +379,7 @@ fn port(t: &View<'_>, r: &mut Report) -> PortDoc {
         gateway6: t.text("gateway6", values::ip6, r),
         mtu: number(t.int("mtu")),
         queues: number(t.int("queues")),
-        offload: t.text("offload", word(&[("auto", true), ("off", false)]), r),
+        offload: t.text("offload", word(&OFFLOAD), r),
         guard: t.bool("guard"),
         neighbors,
         host_addresses: Vec::new(),

@@ -138,7 +138,7 @@ const PORT: &[Key] = &[
     key("gateway6", Kind::Text(Form::Ip6), "\"2001:db8::1\"", "Default gateway, IPv6."),
     key("mtu", Kind::Int(68, 65535), "1500", "Largest IP packet; default: the device's."),
     key("queues", Kind::Int(1, 256), "1", "TAP queues, fanout sockets or XDP queues."),
-    key("offload", Kind::Choice(&["auto", "off"]), "\"auto\"", "Large packets and partial checksums."),
+    key("offload", Kind::Choice(&["auto", "on", "off"]), "\"auto\"", "Large packets and partial checksums."),
     key("guard", Kind::Bool, "false", "Keep the kernel from answering the same packets (nftables rule)."),
     key(
         "neighbors",

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::diag::{Complaint, Diagnostic};
-use super::doc::{Device, MacChoice};
+use super::doc::Device;
 use super::sysctl::Sysctls;
 use crate::addr::{Cidr, Mac};
-use crate::host::{AddrRange, Closed, MarkRule, NetPlan, OffloadCaps, PortPlan, RoutePlan};
-use crate::io::PortInfo;
+use crate::host::{AddrRange, Closed, MarkRule, NetPlan, PortPlan, RoutePlan};
+use crate::io::{MacChoice, OffloadMode, PortInfo};
 use crate::svc::{DestSpec, Forward, ServiceSpec};
 use crate::time::Span;
 use crate::wire::Link;
@@ -37,8 +37,8 @@ pub struct PortSetup {
     pub name: String,
     /// What it attaches to.
     pub device: Device,
-    /// Its MAC address; `None` = one made from the device's.
-    pub mac: Option<MacChoice>,
+    /// Its MAC address.
+    pub mac: MacChoice,
     /// The director's addresses with their networks.
     pub addresses: Vec<Cidr>,
     /// Default gateway, IPv4.
@@ -50,7 +50,7 @@ pub struct PortSetup {
     /// Queues of the device.
     pub queues: u32,
     /// Large packets and partial checksums where the device has them.
-    pub offload: bool,
+    pub offload: OffloadMode,
     /// Keep the kernel from answering the same packets.
     pub guard: bool,
     /// Static neighbours.
@@ -101,19 +101,6 @@ impl Plan {
         })
     }
 
-    /// The MAC address port number `index` will have on a device that says `info` of itself.
-    ///
-    /// One that was not configured is made from the device's own, so it is the same at every start on the
-    /// same interface and differs from that of every other station of the network.
-    pub fn mac(&self, index: usize, info: &PortInfo) -> Mac {
-        let Some(setup) = self.ports.get(index) else { return Mac::default() };
-        match setup.mac {
-            Some(MacChoice::Own(mac)) => mac,
-            Some(MacChoice::Inherit) => info.device_mac.unwrap_or_default(),
-            None => made_mac(info.device_mac.unwrap_or_default(), &setup.name),
-        }
-    }
-
     /// The network for the core, now that the devices are open; `infos` in the order of the ports.
     ///
     /// # Errors
@@ -121,7 +108,7 @@ impl Plan {
     pub fn net_plan(&self, infos: &[PortInfo]) -> Result<NetPlan, Vec<(String, Complaint)>> {
         let mut wrong = Vec::new();
         let mut ports = Vec::with_capacity(self.ports.len());
-        for (i, (setup, info)) in self.ports.iter().zip(infos).enumerate() {
+        for (setup, info) in self.ports.iter().zip(infos) {
             let mut refuse =
                 |why: String, help: &str| wrong.push((setup.name.clone(), Complaint::new(why, help)));
             let mtu = setup.mtu.unwrap_or(info.mtu);
@@ -148,25 +135,16 @@ impl Plan {
                     );
                 }
             }
-            if setup.mac == Some(MacChoice::Inherit)
-                && info.link == Link::Ethernet
-                && info.device_mac.is_none()
-            {
-                refuse(
-                    format!("`{}` has no MAC address to inherit", info.name),
-                    "say one: mac = \"02:00:00:00:00:01\"",
-                );
-            }
             ports.push(PortPlan {
                 name: setup.name.clone(),
                 link: info.link,
-                mac: self.mac(i, info),
+                mac: info.mac.unwrap_or_default(),
                 mtu,
                 addresses: setup.addresses.clone(),
                 gateway: setup.gateway,
                 gateway6: setup.gateway6,
                 neighbors: setup.neighbors.clone(),
-                offload: if setup.offload { info.offload } else { OffloadCaps::default() },
+                offload: info.offload,
             });
         }
         if !wrong.is_empty() {
@@ -180,30 +158,5 @@ impl Plan {
             closed: self.closed,
             local_addresses: self.local_addresses.clone(),
         })
-    }
-}
-
-/// A locally administered address that differs from `device` and is the same for the same inputs.
-fn made_mac(device: Mac, name: &str) -> Mac {
-    use std::hash::Hasher as _;
-    let mut hash = siphasher::sip::SipHasher13::new_with_keys(0x6c76_7300, 0x6d61_6300);
-    hash.write(&device.0);
-    hash.write(name.as_bytes());
-    let h = hash.finish().to_be_bytes();
-    Mac([0x02, h[0], h[1], h[2], h[3], h[4]])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_made_mac_is_stable_local_and_not_the_devices() {
-        let device = Mac([2, 1, 2, 3, 4, 5]);
-        let made = made_mac(device, "tap0");
-        assert_eq!(made, made_mac(device, "tap0"));
-        assert_ne!(made, made_mac(device, "tap1"));
-        assert_ne!(made, made_mac(Mac([2, 1, 2, 3, 4, 6]), "tap0"));
-        assert!(made != device && !made.is_group() && made.0[0] == 2);
     }
 }

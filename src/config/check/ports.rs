@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use super::reach::{Routes, is_link_local6, not_a_station, port_name};
 use crate::addr::Cidr;
 use crate::config::diag::{At, Place, Report, nearest};
-use crate::config::doc::{Device, Doc, MacChoice, PortDoc};
+use crate::config::doc::{Device, Doc, PortDoc};
 use crate::config::plan::PortSetup;
 use crate::host::{RoutePlan, RouteVia};
+use crate::io::MacChoice;
 
 /// Checks the ports one by one and against each other.
 pub fn check(doc: &Doc, report: &mut Report) -> Vec<PortSetup> {
@@ -59,13 +60,13 @@ fn setup(p: &PortDoc) -> Option<PortSetup> {
     Some(PortSetup {
         name: port_name(p)?.clone(),
         device: p.device.as_ref()?.value.clone(),
-        mac: p.mac.as_ref().map(|m| m.value),
+        mac: p.mac.as_ref().map(|m| m.value).unwrap_or_default(),
         addresses: p.addresses.iter().map(|a| a.value).collect(),
         gateway: p.gateway.as_ref().map(|g| g.value),
         gateway6: p.gateway6.as_ref().map(|g| g.value),
         mtu: p.mtu.as_ref().map(|m| m.value),
         queues: p.queues.as_ref().map_or(1, |q| q.value),
-        offload: p.offload.as_ref().is_none_or(|o| o.value),
+        offload: p.offload.as_ref().map(|o| o.value).unwrap_or_default(),
         guard: p.guard.as_ref().is_some_and(|g| g.value),
         neighbors: p.neighbors.iter().map(|(ip, mac)| (ip.value, mac.value)).collect(),
         host_addresses: p.host_addresses.iter().map(|a| a.value).collect(),
