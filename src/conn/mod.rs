@@ -1,1 +1,7 @@
-//! (see below)
+//! Connections: keys, table, timer wheel and protocol states. Never sees bytes.
+#![forbid(unsafe_code)]
+
+pub mod key;
+pub mod state;
+pub mod table;
+pub mod wheel;

@@ -24,8 +24,52 @@ pub struct DestLive {
     active: AtomicU32,
     inactive: AtomicU32,
     overloaded: AtomicBool,
-    /// Connections ever scheduled here (`--stats` Conns).
-    pub scheduled: AtomicU64,
+    /// Traffic of this real server.
+    pub stats: Stats,
+}
+
+/// Counters of one worker (`ipvsadm -L --stats`). Only that worker writes them, with plain loads and
+/// stores; everybody may read.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Connections scheduled.
+    pub conns: AtomicU64,
+    /// Packets from clients.
+    pub in_pkts: AtomicU64,
+    /// Bytes of those, IP header included, before translation.
+    pub in_bytes: AtomicU64,
+    /// Packets to clients (NAT and FULLNAT only).
+    pub out_pkts: AtomicU64,
+    /// Bytes of those.
+    pub out_bytes: AtomicU64,
+}
+
+#[inline]
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+impl Stats {
+    /// A connection was scheduled.
+    pub fn connection(&self) {
+        add(&self.conns, 1);
+    }
+    /// A packet of `bytes` from a client; super-frames count as the `packets` they stand for.
+    #[inline]
+    pub fn input(&self, packets: u64, bytes: u64) {
+        add(&self.in_pkts, packets);
+        add(&self.in_bytes, bytes);
+    }
+    /// A packet to a client.
+    #[inline]
+    pub fn output(&self, packets: u64, bytes: u64) {
+        add(&self.out_pkts, packets);
+        add(&self.out_bytes, bytes);
+    }
+    /// Conns, InPkts, OutPkts, InBytes, OutBytes.
+    pub fn read(&self) -> [u64; 5] {
+        [&self.conns, &self.in_pkts, &self.out_pkts, &self.in_bytes, &self.out_bytes].map(|c| c.load(Relaxed))
+    }
 }
 
 /// A real server of one service.
@@ -39,6 +83,10 @@ pub struct Dest {
     pub spec: DestSpec,
     /// Shared counts.
     pub live: Arc<DestLive>,
+    /// Traffic of its service.
+    pub service_stats: Arc<Stats>,
+    /// False once it was removed and only its connections are left (kernel: `IP_VS_DEST_F_AVAILABLE`).
+    pub available: bool,
 }
 
 impl Dest {
@@ -116,6 +164,8 @@ pub struct Service {
     pub spec: ServiceSpec,
     /// Real servers in the kernel's list order: the newest first (IPVS-RULES 42).
     pub dests: Vec<Arc<Dest>>,
+    /// Traffic of all its connections.
+    pub stats: Arc<Stats>,
     /// Scheduler state: one per service, whatever the number of workers; locked for new connections only.
     pub scheduler: Arc<Mutex<Scheduler>>,
 }

@@ -1,0 +1,629 @@
+//! The connection table of one worker and one address family.
+//!
+//! # Theory of operation
+//! Connections live in a slab, at most `limit` of them; a free list runs through unused slots. One index
+//! maps the tuple of an arriving packet to (slot, side): NAT and FULLNAT connections have two keys, the
+//! client's packets and the real server's, TUN and DR have the first only. The index holds slot numbers,
+//! the keys are compared in the slab. All memory is reserved when the table is made, so neither growth
+//! nor rehashing can delay a packet. A slot's `age` changes at each close: stale [`ConnId`]s do not
+//! resolve.
+//!
+//! Invariants (walked by [`Table::check`] in tests): the index has exactly the keys of all live
+//! connections; every live connection hangs in the bucket of its `armed` tick or is being handed out.
+
+use hashbrown::HashTable;
+
+use super::key::{Addr, HashKey, Tuple};
+use super::state::State;
+use super::wheel::{BUCKET, BUCKETS, NIL, Tick, next_bucket};
+use crate::svc::DestId;
+use crate::time::{Mono, Span};
+
+/// Which end a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The real server.
+    Real,
+}
+
+/// Flags of a connection.
+pub mod flag {
+    /// The slot is in use.
+    pub const LIVE: u16 = 1;
+    /// Counted as inactive at its real server (kernel: `IP_VS_CONN_F_INACTIVE`).
+    pub const INACTIVE: u16 = 2;
+    /// No packet of the real server was seen yet (kernel: `IP_VS_CONN_F_NOOUTPUT`).
+    pub const NO_OUTPUT: u16 = 4;
+    /// Replies pass here: the connection has a second key.
+    pub const TWO_KEYS: u16 = 8;
+    /// The source is rewritten too.
+    pub const FULLNAT: u16 = 16;
+    /// It is counted at its real server.
+    pub const BOUND: u16 = 32;
+    /// Tunnelled; with neither this nor `TWO_KEYS` the connection is direct routing.
+    pub const TUNNEL: u16 = 64;
+}
+
+/// A connection: one cache line for IPv4, two for IPv6.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Conn<A> {
+    /// Client address (CIP).
+    pub client: A,
+    /// Virtual address (VIP).
+    pub virt: A,
+    /// Real server's address where it is of the same family (RIP).
+    pub real: A,
+    /// Local address of FULLNAT (LIP).
+    pub local: A,
+    /// Client port.
+    pub cport: u16,
+    /// Virtual port.
+    pub vport: u16,
+    /// Real port.
+    pub rport: u16,
+    /// Local port of FULLNAT.
+    pub lport: u16,
+    /// Real server.
+    pub dest: DestId,
+    /// When it expires unless another packet comes.
+    pub deadline: Tick,
+    armed: Tick,
+    prev: u32,
+    next: u32,
+    age: u32,
+    /// Packets from the client, as far as sync and defence need them (wraps).
+    pub packets: u32,
+    /// Protocol number.
+    pub proto: u8,
+    /// Protocol state.
+    pub state: State,
+    /// See [`flag`].
+    pub flags: u16,
+}
+
+impl<A: Addr> Conn<A> {
+    /// True for connections whose replies pass the director.
+    #[inline]
+    pub fn two_keys(&self) -> bool {
+        self.flags & flag::TWO_KEYS != 0
+    }
+    /// Tuple of packets from the client.
+    #[inline]
+    pub fn client_key(&self) -> Tuple<A> {
+        Tuple { src: self.client, dst: self.virt, sport: self.cport, dport: self.vport, proto: self.proto }
+    }
+    /// Tuple of packets from the real server, as they arrive here.
+    #[inline]
+    pub fn real_key(&self) -> Tuple<A> {
+        let (dst, dport) = if self.flags & flag::FULLNAT != 0 {
+            (self.local, self.lport)
+        } else {
+            (self.client, self.cport)
+        };
+        Tuple { src: self.real, dst, sport: self.rport, dport, proto: self.proto }
+    }
+    fn key(&self, side: Side) -> Tuple<A> {
+        match side {
+            Side::Client => self.client_key(),
+            Side::Real => self.real_key(),
+        }
+    }
+}
+
+/// What is needed to open a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct NewConn<A> {
+    /// Tuple of the client's packet.
+    pub client: Tuple<A>,
+    /// Real server's address and port.
+    pub real: (A, u16),
+    /// Local address and port, for FULLNAT.
+    pub local: Option<(A, u16)>,
+    /// Flags: `TWO_KEYS`, `TUNNEL`, `NO_OUTPUT`.
+    pub flags: u16,
+    /// Real server.
+    pub dest: DestId,
+    /// First state.
+    pub state: State,
+    /// First timeout.
+    pub timeout: Span,
+}
+
+/// Why a connection cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The table is at its limit.
+    Full,
+    /// A live connection has the same key on the client's side.
+    ClientKeyTaken,
+    /// A live connection has the same key on the real server's side.
+    RealKeyTaken,
+}
+
+/// A reference that outlives the connection safely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    /// Slot in the table.
+    pub slot: u32,
+    /// Age of the slot when the reference was made.
+    pub age: u32,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Table<A> {
+    slots: Vec<Conn<A>>,
+    index: HashTable<u32>,
+    key: HashKey,
+    heads: Vec<u32>,
+    free: u32,
+    live: u32,
+    limit: u32,
+    /// Next bucket to look at, not reduced to the wheel's size.
+    cursor: u32,
+}
+
+impl<A: Addr> Table<A> {
+    /// A table for `limit` connections.
+    ///
+    /// # Errors
+    /// When the memory for so many cannot be reserved.
+    pub fn new(now: Mono, limit: u32, key: HashKey) -> Result<Table<A>, std::collections::TryReserveError> {
+        let limit = limit.min(u32::MAX / 2 - 1);
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(limit as usize)?;
+        Ok(Table {
+            slots,
+            index: HashTable::with_capacity(limit as usize * 2),
+            key,
+            heads: vec![NIL; BUCKETS as usize],
+            free: NIL,
+            live: 0,
+            limit,
+            cursor: Tick::of(now).bucket(),
+        })
+    }
+    /// Live connections.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.live as usize
+    }
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+    /// Keys in the index.
+    pub fn keys(&self) -> usize {
+        self.index.len()
+    }
+    /// Bytes held, index included.
+    pub fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Conn<A>>() + self.index.allocation_size() + self.heads.len() * 4
+    }
+    /// Hash of a tuple, to be passed to [`Table::find`].
+    #[inline]
+    pub fn hash(&self, tuple: &Tuple<A>) -> u64 {
+        A::hash(tuple, &self.key)
+    }
+    /// The connection a packet with this tuple belongs to.
+    #[inline]
+    pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(u32, Side)> {
+        let entry = *self.index.find(hash, |e| self.slots[(e >> 1) as usize].key(side_of(*e)) == *tuple)?;
+        Some((entry >> 1, side_of(entry)))
+    }
+    /// Same as [`Table::find`] where the hash is not needed again.
+    pub fn lookup(&self, tuple: &Tuple<A>) -> Option<(u32, Side)> {
+        self.find(self.hash(tuple), tuple)
+    }
+    /// The connection in a slot that `find` or `next_due` gave.
+    #[inline]
+    pub fn get(&self, slot: u32) -> &Conn<A> {
+        &self.slots[slot as usize]
+    }
+    /// The connection in a slot, to be changed (its keys must stay).
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> &mut Conn<A> {
+        &mut self.slots[slot as usize]
+    }
+    /// A lasting reference to the connection in a slot.
+    pub fn id(&self, slot: u32) -> ConnId {
+        ConnId { slot, age: self.slots[slot as usize].age }
+    }
+    /// The slot of a lasting reference, unless its connection has ended.
+    pub fn resolve(&self, id: ConnId) -> Option<u32> {
+        let c = self.slots.get(id.slot as usize)?;
+        (c.age == id.age && c.flags & flag::LIVE != 0).then_some(id.slot)
+    }
+    /// Slots of all live connections.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Conn<A>)> {
+        self.slots.iter().enumerate().filter(|(_, c)| c.flags & flag::LIVE != 0).map(|(i, c)| (i as u32, c))
+    }
+    /// Opens a connection with all its keys or not at all.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing has changed then.
+    pub fn open(&mut self, now: Mono, new: &NewConn<A>) -> Result<u32, OpenError> {
+        if self.live >= self.limit {
+            return Err(OpenError::Full);
+        }
+        let now = Tick::of(now);
+        if self.live == 0 {
+            self.cursor = now.bucket();
+        }
+        let deadline = now.after(new.timeout);
+        let (local, lport) = new.local.unwrap_or_default();
+        let fullnat = if new.local.is_some() { flag::FULLNAT } else { 0 };
+        let conn = Conn {
+            client: new.client.src,
+            virt: new.client.dst,
+            real: new.real.0,
+            local,
+            cport: new.client.sport,
+            vport: new.client.dport,
+            rport: new.real.1,
+            lport,
+            dest: new.dest,
+            deadline,
+            armed: deadline,
+            prev: NIL,
+            next: NIL,
+            age: 0,
+            packets: 0,
+            proto: new.client.proto,
+            state: new.state,
+            flags: new.flags | fullnat | flag::LIVE,
+        };
+        let hash = self.hash(&new.client);
+        if self.find(hash, &new.client).is_some() {
+            return Err(OpenError::ClientKeyTaken);
+        }
+        let second = if conn.two_keys() {
+            let key = conn.real_key();
+            let hash = self.hash(&key);
+            if self.find(hash, &key).is_some() || key == new.client {
+                return Err(OpenError::RealKeyTaken);
+            }
+            Some(hash)
+        } else {
+            None
+        };
+        let slot = self.take_slot(conn);
+        self.insert_key(hash, slot << 1);
+        if let Some(hash) = second {
+            self.insert_key(hash, slot << 1 | 1);
+        }
+        self.link(slot);
+        self.live += 1;
+        Ok(slot)
+    }
+    /// A packet came: the connection now expires `timeout` from now.
+    #[inline]
+    pub fn touch(&mut self, slot: u32, now: Mono, timeout: Span) {
+        let now = Tick::of(now);
+        let deadline = now.after(timeout);
+        let c = &mut self.slots[slot as usize];
+        c.deadline = deadline;
+        if c.armed.until(deadline) < 0 {
+            self.unlink(slot);
+            self.slots[slot as usize].armed = deadline;
+            self.link(slot);
+        }
+    }
+    /// Ends a connection: both keys leave the index.
+    pub fn close(&mut self, slot: u32) -> Conn<A> {
+        let conn = self.slots[slot as usize];
+        debug_assert!(conn.flags & flag::LIVE != 0);
+        self.remove_key(&conn.client_key(), slot << 1);
+        if conn.two_keys() {
+            self.remove_key(&conn.real_key(), slot << 1 | 1);
+        }
+        self.unlink(slot);
+        let c = &mut self.slots[slot as usize];
+        c.flags = 0;
+        c.age = c.age.wrapping_add(1);
+        c.next = self.free;
+        self.free = slot;
+        self.live -= 1;
+        conn
+    }
+    /// The next connection whose deadline has passed. It still hangs in the table: the caller closes it
+    /// or gives it a new deadline with [`Table::touch`] and calls again. `budget` counts down with every
+    /// connection looked at; at zero the answer is `None` although there may be more.
+    pub fn next_due(&mut self, now: Mono, budget: &mut u32) -> Option<u32> {
+        let tick = Tick::of(now);
+        let today = tick.bucket();
+        if self.live == 0 {
+            self.cursor = today;
+            return None;
+        }
+        while (today.wrapping_sub(self.cursor) as i32) > 0 {
+            // a long silence needs one turn of the wheel, not one visit for each bucket passed
+            if today.wrapping_sub(self.cursor) > BUCKETS {
+                self.cursor = today.wrapping_sub(BUCKETS);
+            }
+            let head = self.heads[(self.cursor % BUCKETS) as usize];
+            if head == NIL {
+                self.cursor = self.cursor.wrapping_add(1);
+                continue;
+            }
+            if *budget == 0 {
+                return None;
+            }
+            *budget -= 1;
+            let c = &self.slots[head as usize];
+            if tick.until(c.deadline) <= 0 {
+                return Some(head);
+            }
+            self.unlink(head);
+            let c = &mut self.slots[head as usize];
+            c.armed = c.deadline;
+            self.link(head);
+        }
+        None
+    }
+    /// When [`Table::next_due`] wants to be called next; `None` while the table is empty.
+    pub fn poll_timeout(&self, now: Mono) -> Option<Mono> {
+        if self.live == 0 {
+            return None;
+        }
+        let behind = Tick::of(now).bucket().wrapping_sub(self.cursor) as i32 > 0;
+        Some(if behind { now } else { next_bucket(now) })
+    }
+    /// Walks everything and says what does not fit. For tests and fuzzing; slow.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub fn check(&self) -> Result<(), String> {
+        let mut keys = 0;
+        for (slot, c) in self.iter() {
+            keys += 1 + usize::from(c.two_keys());
+            if self.lookup(&c.client_key()) != Some((slot, Side::Client)) {
+                return Err(format!("slot {slot}: client key does not lead back"));
+            }
+            if c.two_keys() && self.lookup(&c.real_key()) != Some((slot, Side::Real)) {
+                return Err(format!("slot {slot}: real key does not lead back"));
+            }
+        }
+        if keys != self.index.len() {
+            return Err(format!("{} keys in the index, {keys} in the slab", self.index.len()));
+        }
+        let hanging: usize = (0..BUCKETS).map(|b| self.bucket_len(b)).sum();
+        if hanging != self.len() {
+            return Err(format!("{hanging} connections in the wheel, {} live", self.live));
+        }
+        Ok(())
+    }
+
+    fn bucket_len(&self, bucket: u32) -> usize {
+        let (mut n, mut at) = (0, self.heads[bucket as usize]);
+        while at != NIL {
+            n += 1;
+            at = self.slots[at as usize].next;
+        }
+        n
+    }
+    fn take_slot(&mut self, mut conn: Conn<A>) -> u32 {
+        if self.free == NIL {
+            self.slots.push(conn);
+            return (self.slots.len() - 1) as u32;
+        }
+        let slot = self.free;
+        let old = &mut self.slots[slot as usize];
+        self.free = old.next;
+        conn.age = old.age;
+        *old = conn;
+        slot
+    }
+    fn insert_key(&mut self, hash: u64, entry: u32) {
+        let (slots, key) = (&self.slots, &self.key);
+        self.index.insert_unique(hash, entry, |e| A::hash(&slots[(e >> 1) as usize].key(side_of(*e)), key));
+    }
+    fn remove_key(&mut self, tuple: &Tuple<A>, entry: u32) {
+        let hash = self.hash(tuple);
+        if let Ok(found) = self.index.find_entry(hash, |e| *e == entry) {
+            found.remove();
+        }
+    }
+    /// Hangs a connection into the bucket of its `armed` tick, counted from the cursor so that it never
+    /// falls into a bucket already passed nor a whole turn ahead.
+    fn link(&mut self, slot: u32) {
+        let c = &mut self.slots[slot as usize];
+        let ahead = (c.armed.bucket().wrapping_sub(self.cursor) as i32).clamp(0, BUCKETS as i32 - 1) as u32;
+        let bucket = self.cursor.wrapping_add(ahead);
+        if c.armed.bucket() != bucket {
+            c.armed = Tick(bucket.wrapping_mul(BUCKET));
+        }
+        let head = &mut self.heads[(bucket % BUCKETS) as usize];
+        c.prev = NIL;
+        c.next = *head;
+        if *head != NIL {
+            self.slots[*head as usize].prev = slot;
+        }
+        *head = slot;
+    }
+    fn unlink(&mut self, slot: u32) {
+        let c = self.slots[slot as usize];
+        if c.next != NIL {
+            self.slots[c.next as usize].prev = c.prev;
+        }
+        if c.prev != NIL {
+            self.slots[c.prev as usize].next = c.next;
+        } else {
+            self.heads[(c.armed.bucket() % BUCKETS) as usize] = c.next;
+        }
+    }
+}
+
+#[inline]
+fn side_of(entry: u32) -> Side {
+    if entry & 1 == 0 { Side::Client } else { Side::Real }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NAT: u16 = flag::TWO_KEYS;
+
+    fn table(limit: u32) -> Table<u32> {
+        Table::new(Mono::ZERO, limit, HashKey(1, 2)).unwrap()
+    }
+    fn new(client: u32, cport: u16, real: u32, flags: u16, secs: u64) -> NewConn<u32> {
+        NewConn {
+            client: Tuple { src: client, dst: 99, sport: cport, dport: 80, proto: 6 },
+            real: (real, 8080),
+            local: None,
+            flags,
+            dest: DestId(0),
+            state: State::TcpSynRecv,
+            timeout: Span::from_secs(secs),
+        }
+    }
+    fn drain(t: &mut Table<u32>, now: Mono) -> Vec<u32> {
+        let mut gone = Vec::new();
+        let mut budget = u32::MAX;
+        while let Some(slot) = t.next_due(now, &mut budget) {
+            gone.push(t.close(slot).client);
+        }
+        gone
+    }
+
+    #[test]
+    fn an_ipv4_connection_is_one_cache_line() {
+        assert_eq!(size_of::<Conn<u32>>(), 64);
+        assert_eq!(size_of::<Conn<u128>>(), 128);
+    }
+
+    #[test]
+    fn both_directions_find_the_connection_and_only_it() {
+        let mut t = table(10);
+        let slot = t.open(Mono::ZERO, &new(1, 1000, 7, NAT, 60)).unwrap();
+        let c = *t.get(slot);
+        assert_eq!(t.lookup(&c.client_key()), Some((slot, Side::Client)));
+        assert_eq!(t.lookup(&c.real_key()), Some((slot, Side::Real)));
+        assert_eq!(t.lookup(&c.client_key().reversed()), None);
+        let id = t.id(slot);
+        assert_eq!(t.resolve(id), Some(slot));
+        t.close(slot);
+        assert_eq!(t.resolve(id), None);
+        assert_eq!((t.keys(), t.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_second_connection_with_the_same_reply_tuple_is_refused_whole() {
+        let mut t = table(10);
+        t.open(Mono::ZERO, &new(1, 1000, 7, NAT, 60)).unwrap();
+        let mut other = new(1, 1000, 7, NAT, 60);
+        other.client.dst = 98;
+        assert_eq!(t.open(Mono::ZERO, &other), Err(OpenError::RealKeyTaken));
+        assert_eq!(t.lookup(&other.client), None);
+        other.real.0 = 8;
+        assert!(t.open(Mono::ZERO, &other).is_ok());
+        assert_eq!(t.open(Mono::ZERO, &other), Err(OpenError::ClientKeyTaken));
+    }
+
+    #[test]
+    fn the_limit_is_exact() {
+        let mut t = table(3);
+        for i in 0..3 {
+            t.open(Mono::ZERO, &new(i, 1, 7, NAT, 60)).unwrap();
+        }
+        assert_eq!(t.open(Mono::ZERO, &new(9, 1, 7, NAT, 60)), Err(OpenError::Full));
+        t.close(0);
+        assert!(t.open(Mono::ZERO, &new(9, 1, 7, NAT, 60)).is_ok());
+    }
+
+    #[test]
+    fn touched_connections_live_on_and_shortened_ones_go_early() {
+        let mut t = table(10);
+        let a = t.open(Mono::ZERO, &new(1, 1, 7, NAT, 60)).unwrap();
+        let b = t.open(Mono::ZERO, &new(2, 1, 7, NAT, 900)).unwrap();
+        t.touch(a, Mono::from_millis(50_000), Span::from_secs(60));
+        t.touch(b, Mono::from_millis(50_000), Span::from_secs(10));
+        assert_eq!(drain(&mut t, Mono::from_millis(59_900)), [0u32; 0]);
+        assert_eq!(drain(&mut t, Mono::from_millis(60_500)), [2]);
+        assert_eq!(drain(&mut t, Mono::from_millis(109_900)), [0u32; 0]);
+        assert_eq!(drain(&mut t, Mono::from_millis(110_300)), [1]);
+        t.check().unwrap();
+    }
+
+    #[test]
+    fn deadlines_beyond_the_wheel_and_long_silences_are_kept() {
+        let mut t = table(10);
+        t.open(Mono::ZERO, &new(1, 1, 7, NAT, 10_000)).unwrap();
+        t.open(Mono::ZERO, &new(2, 1, 7, NAT, 3)).unwrap();
+        assert_eq!(drain(&mut t, Mono::from_millis(9_000_000)), [2]);
+        assert_eq!(t.len(), 1);
+        assert_eq!(drain(&mut t, Mono::from_millis(9_999_000)), [0u32; 0]);
+        assert_eq!(drain(&mut t, Mono::from_millis(10_001_000)), [1]);
+    }
+
+    #[test]
+    fn the_budget_bounds_one_call() {
+        let mut t = table(100);
+        for i in 0..50 {
+            t.open(Mono::ZERO, &new(i, 1, 7, NAT, 1)).unwrap();
+        }
+        let mut budget = 20;
+        while let Some(slot) = t.next_due(Mono::from_millis(5_000), &mut budget) {
+            t.close(slot);
+        }
+        assert_eq!(t.len(), 30);
+        assert_eq!(t.poll_timeout(Mono::from_millis(5_000)), Some(Mono::from_millis(5_000)));
+    }
+
+    proptest! {
+        /// Random opens, touches, closes and waits against a plain list of deadlines.
+        #[test]
+        fn table_and_wheel_agree_with_a_plain_list(ops in prop::collection::vec((0u8..4, 0u32..12, 1u64..3_000), 1..300)) {
+            let mut t = table(8);
+            let mut model: Vec<(u32, u64)> = Vec::new(); // client, deadline in ms
+            let mut now = 0u64;
+            for (op, client, n) in ops {
+                let at = Mono::from_millis(now);
+                match op {
+                    0 => {
+                        let known = model.iter().any(|m| m.0 == client);
+                        let got = t.open(at, &new(client, 5, 7, if client % 2 == 0 { NAT } else { 0 }, n));
+                        if known || model.len() == 8 {
+                            prop_assert!(got.is_err());
+                        } else {
+                            prop_assert!(got.is_ok());
+                            model.push((client, now + n * 1000));
+                        }
+                    }
+                    1 => {
+                        if let Some((slot, _)) = t.lookup(&new(client, 5, 7, 0, 1).client) {
+                            t.touch(slot, at, Span::from_secs(n));
+                            model.iter_mut().find(|m| m.0 == client).unwrap().1 = now + n * 1000;
+                        } else {
+                            prop_assert!(!model.iter().any(|m| m.0 == client));
+                        }
+                    }
+                    2 => {
+                        if let Some((slot, _)) = t.lookup(&new(client, 5, 7, 0, 1).client) {
+                            t.close(slot);
+                        }
+                        model.retain(|m| m.0 != client);
+                    }
+                    _ => {
+                        now += n * 300;
+                        for client in drain(&mut t, Mono::from_millis(now)) {
+                            let at = model.iter().position(|m| m.0 == client).unwrap();
+                            prop_assert!(model.remove(at).1 <= now + 16, "early");
+                        }
+                        for m in &model {
+                            prop_assert!(m.1 + 300 >= now, "late: {} at {now}", m.1);
+                        }
+                    }
+                }
+                prop_assert_eq!(t.len(), model.len());
+                t.check().map_err(TestCaseError::fail)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The control side's master copy: one transaction of changes at a time, published as a [`Snapshot`].
+//!
+//! A catalog is cheap to clone (everything is shared by `Arc`). A change is made on a clone; when all of
+//! it succeeded the clone replaces the original, else nothing has happened. Scheduler state is told of
+//! changes at [`Catalog::commit`], so a change that is thrown away leaves no trace there either.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use super::settings::{Sysctl, Timeouts};
+use super::snapshot::Snapshot;
+use super::{Dest, DestId, DestLive, DestSpec, Service, ServiceId, ServiceKey, ServiceSpec};
+use crate::host::NetPlan;
+use crate::sched::Scheduler;
+
+/// Why a change was refused; the text is the kernel's (IPVS-RULES 99).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogError {
+    /// `-A` of a service that exists.
+    ServiceExists,
+    /// `-D`, `-E`, `-Z` of a service that does not exist.
+    NoSuchService,
+    /// `-a`, `-e`, `-d` on a service that does not exist.
+    ServiceNotDefined,
+    /// `-a` of a real server that exists.
+    DestExists,
+    /// `-e`, `-d` of a real server that does not exist.
+    NoSuchDest,
+    /// Lower threshold above the upper one.
+    Range,
+}
+
+impl fmt::Display for CatalogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CatalogError::ServiceExists => "Service already exists",
+            CatalogError::NoSuchService => "No such service",
+            CatalogError::ServiceNotDefined => "Service not defined",
+            CatalogError::DestExists => "Destination already exists",
+            CatalogError::NoSuchDest => "No such destination",
+            CatalogError::Range => "Numerical result out of range",
+        })
+    }
+}
+
+impl std::error::Error for CatalogError {}
+
+/// What schedulers have to be told when a transaction is committed, in order.
+#[derive(Clone, Debug)]
+enum Notice {
+    Added(DestId),
+    Removed(DestId, usize),
+    Edited(DestId),
+}
+
+/// Services and real servers with everything needed to change them.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    services: Vec<Arc<Service>>,
+    dests: Vec<Option<Arc<Dest>>>,
+    /// Removed servers that may still have connections (kernel: `dest_trash`).
+    trash: Vec<(ServiceKey, DestId)>,
+    /// Free identities.
+    free: Vec<u32>,
+    index: HashMap<ServiceKey, usize>,
+    next_service: u32,
+    generation: u64,
+    notices: Vec<(Arc<Mutex<Scheduler>>, Vec<Arc<Dest>>, Notice)>,
+    /// Timeouts for the next snapshot.
+    pub timeouts: Timeouts,
+    /// Switches for the next snapshot.
+    pub sysctl: Sysctl,
+    /// Network for the next snapshot.
+    pub net: Arc<NetPlan>,
+}
+
+impl Catalog {
+    /// An empty catalog over a network.
+    pub fn new(net: Arc<NetPlan>) -> Catalog {
+        Catalog { net, ..Catalog::default() }
+    }
+    /// Services in the order they were added.
+    pub fn services(&self) -> &[Arc<Service>] {
+        &self.services
+    }
+    /// The service with this key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.index.get(key).and_then(|i| self.services.get(*i))
+    }
+    /// Adds a service (`ipvsadm -A`).
+    ///
+    /// # Errors
+    /// [`CatalogError::ServiceExists`]
+    pub fn add_service(&mut self, spec: ServiceSpec) -> Result<ServiceId, CatalogError> {
+        if self.service(&spec.key).is_some() {
+            return Err(CatalogError::ServiceExists);
+        }
+        let id = ServiceId(self.next_service);
+        self.next_service += 1;
+        let scheduler = Arc::new(Mutex::new(Scheduler::new(spec.scheduler, spec.flags, &[])));
+        self.index.insert(spec.key, self.services.len());
+        self.services.push(Arc::new(Service {
+            id,
+            spec,
+            dests: Vec::new(),
+            stats: Arc::default(),
+            scheduler,
+        }));
+        Ok(id)
+    }
+    /// Edits a service (`ipvsadm -E`): the scheduler starts afresh (IPVS-RULES 59).
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchService`]
+    pub fn edit_service(&mut self, spec: ServiceSpec) -> Result<(), CatalogError> {
+        let s = self.service_mut(&spec.key).ok_or(CatalogError::NoSuchService)?;
+        s.scheduler = Arc::new(Mutex::new(Scheduler::new(spec.scheduler, spec.flags, &s.dests)));
+        s.spec = spec;
+        Ok(())
+    }
+    /// Edits what does not touch the scheduler (name, timeouts, ports) and keeps its state.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchService`]
+    pub fn retouch_service(&mut self, spec: ServiceSpec) -> Result<(), CatalogError> {
+        let service = self.service_mut(&spec.key).ok_or(CatalogError::NoSuchService)?;
+        service.spec = spec;
+        Ok(())
+    }
+    /// Removes a service with its real servers (`ipvsadm -D`). Connections stay (IPVS-RULES 85).
+    ///
+    /// # Errors
+    /// [`CatalogError::NoSuchService`]
+    pub fn remove_service(&mut self, key: &ServiceKey) -> Result<(), CatalogError> {
+        let at = self.index.remove(key).ok_or(CatalogError::NoSuchService)?;
+        let gone = self.services.remove(at);
+        for i in self.index.values_mut().filter(|i| **i > at) {
+            *i -= 1;
+        }
+        for d in &gone.dests {
+            self.trash.push((*key, d.id));
+        }
+        Ok(())
+    }
+    /// Removes everything (`ipvsadm -C`).
+    pub fn clear(&mut self) {
+        for s in std::mem::take(&mut self.services) {
+            self.trash.extend(s.dests.iter().map(|d| (s.spec.key, d.id)));
+        }
+        self.index.clear();
+    }
+    /// Adds a real server at the head of the service's list (`ipvsadm -a`; IPVS-RULES 42). One that was
+    /// removed while it had connections comes back with them (IPVS-RULES 82).
+    ///
+    /// # Errors
+    /// Unknown service, known server, or thresholds out of order.
+    pub fn add_dest(&mut self, key: &ServiceKey, spec: DestSpec) -> Result<DestId, CatalogError> {
+        let service = self.service(key).ok_or(CatalogError::ServiceNotDefined)?;
+        let spec = normalise(service, spec)?;
+        if service.dests.iter().any(|d| same(&d.spec, spec.ip, spec.port)) {
+            return Err(CatalogError::DestExists);
+        }
+        let (service, service_stats, revived) =
+            (service.id, service.stats.clone(), self.from_trash(key, spec.ip, spec.port));
+        let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::default())));
+        let dest = Arc::new(Dest { id, service, spec, live, service_stats, available: true });
+        dest.refresh_overload();
+        self.dests[id.0 as usize] = Some(dest.clone());
+        if let Some(s) = self.service_mut(key) {
+            s.dests.insert(0, dest);
+        }
+        self.note(key, Notice::Added(id));
+        Ok(id)
+    }
+    /// Edits a real server (`ipvsadm -e`).
+    ///
+    /// # Errors
+    /// Unknown service or server, or thresholds out of order.
+    pub fn edit_dest(&mut self, key: &ServiceKey, spec: DestSpec) -> Result<(), CatalogError> {
+        let service = self.service(key).ok_or(CatalogError::ServiceNotDefined)?;
+        let spec = normalise(service, spec)?;
+        let at = service.dests.iter().position(|d| same(&d.spec, spec.ip, spec.port));
+        let at = at.ok_or(CatalogError::NoSuchDest)?;
+        let dest = Arc::new(Dest { spec, ..(*service.dests[at]).clone() });
+        dest.refresh_overload();
+        let id = dest.id;
+        self.dests[id.0 as usize] = Some(dest.clone());
+        if let Some(s) = self.service_mut(key) {
+            s.dests[at] = dest;
+        }
+        self.note(key, Notice::Edited(id));
+        Ok(())
+    }
+    /// Removes a real server (`ipvsadm -d`). Its connections stay in the table.
+    ///
+    /// # Errors
+    /// Unknown service or server.
+    pub fn remove_dest(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Result<(), CatalogError> {
+        let service = self.service_mut(key).ok_or(CatalogError::ServiceNotDefined)?;
+        let vport = vport(key);
+        let at = service.dests.iter().position(|d| {
+            same(&d.spec, ip, port) || (!d.spec.forward.translates() && same(&d.spec, ip, vport))
+        });
+        let at = at.ok_or(CatalogError::NoSuchDest)?;
+        let gone = service.dests.remove(at);
+        self.trash.push((*key, gone.id));
+        self.note(key, Notice::Removed(gone.id, at));
+        Ok(())
+    }
+    /// Ends a transaction: tells the schedulers, forgets removed servers without connections, and
+    /// publishes the snapshot.
+    pub fn commit(&mut self) -> Arc<Snapshot> {
+        for (scheduler, dests, notice) in std::mem::take(&mut self.notices) {
+            let mut s = scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            match notice {
+                Notice::Added(id) => s.added(&dests, id),
+                Notice::Removed(id, at) => s.removed(&dests, id, at),
+                Notice::Edited(id) => s.edited(&dests, id),
+            }
+        }
+        self.empty_trash();
+        self.generation += 1;
+        let by_key: HashMap<_, _> =
+            self.services.iter().enumerate().map(|(i, s)| (s.spec.key, i as u32)).collect();
+        Arc::new(Snapshot {
+            generation: self.generation,
+            services: self.services.clone(),
+            dests: self.dests.clone(),
+            timeouts: self.timeouts,
+            sysctl: self.sysctl,
+            net: self.net.clone(),
+            by_key,
+            vips: self.vips(),
+        })
+    }
+
+    fn vips(&self) -> Vec<(IpAddr, Option<Vec<String>>)> {
+        let mut at: HashMap<IpAddr, usize> = HashMap::new();
+        let mut vips: Vec<(IpAddr, Option<Vec<String>>)> = Vec::new();
+        for s in &self.services {
+            let ServiceKey::Address { ip, .. } = s.spec.key else { continue };
+            let i = *at.entry(ip).or_insert_with(|| {
+                vips.push((ip, Some(Vec::new())));
+                vips.len() - 1
+            });
+            match (&mut vips[i].1, s.spec.ports.is_empty()) {
+                (owners, true) => *owners = None,
+                (Some(owners), false) => {
+                    for p in &s.spec.ports {
+                        if !owners.contains(p) {
+                            owners.push(p.clone());
+                        }
+                    }
+                }
+                (None, false) => {}
+            }
+        }
+        vips
+    }
+    fn service_mut(&mut self, key: &ServiceKey) -> Option<&mut Service> {
+        let at = *self.index.get(key)?;
+        self.services.get_mut(at).map(Arc::make_mut)
+    }
+    fn note(&mut self, key: &ServiceKey, notice: Notice) {
+        if let Some(s) = self.service(key) {
+            let entry = (s.scheduler.clone(), s.dests.clone(), notice);
+            self.notices.push(entry);
+        }
+    }
+    fn free_id(&mut self) -> DestId {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.dests.push(None);
+            (self.dests.len() - 1) as u32
+        });
+        DestId(at)
+    }
+    fn from_trash(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Option<(DestId, Arc<DestLive>)> {
+        let at = self.trash.iter().position(|(k, id)| {
+            k == key && self.dests[id.0 as usize].as_ref().is_some_and(|d| same(&d.spec, ip, port))
+        })?;
+        let (_, id) = self.trash.swap_remove(at);
+        self.dests[id.0 as usize].as_ref().map(|d| (id, d.live.clone()))
+    }
+    fn empty_trash(&mut self) {
+        let (dests, free) = (&mut self.dests, &mut self.free);
+        self.trash.retain(|(_, id)| {
+            let slot = &mut dests[id.0 as usize];
+            let busy = slot.as_ref().is_some_and(|d| d.active() + d.inactive() > 0);
+            match (busy, slot.as_ref()) {
+                (true, Some(d)) if d.available => {
+                    *slot = Some(Arc::new(Dest { available: false, ..(**d).clone() }));
+                }
+                (false, _) => {
+                    *slot = None;
+                    free.push(id.0);
+                }
+                _ => {}
+            }
+            busy
+        });
+    }
+}
+
+fn same(spec: &DestSpec, ip: IpAddr, port: u16) -> bool {
+    spec.ip == ip && spec.port == port
+}
+
+fn vport(key: &ServiceKey) -> u16 {
+    match key {
+        ServiceKey::Address { port, .. } => *port,
+        ServiceKey::Mark { .. } => 0,
+    }
+}
+
+/// TUN and DR cannot map ports: the real server's port is the service's (IPVS-RULES 105a).
+fn normalise(service: &Service, mut spec: DestSpec) -> Result<DestSpec, CatalogError> {
+    if spec.upper != 0 && spec.lower > spec.upper || spec.upper == 0 && spec.lower != 0 {
+        return Err(CatalogError::Range);
+    }
+    if !spec.forward.translates() {
+        spec.port = vport(&service.spec.key);
+    }
+    Ok(spec)
+}

@@ -1,0 +1,61 @@
+//! Everything a packet decision reads, in one immutable piece that is swapped whole.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::settings::{Sysctl, Timeouts};
+use super::{Dest, DestId, Proto, Service, ServiceKey};
+use crate::host::NetPlan;
+
+/// One generation of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts changes; never repeats.
+    pub generation: u64,
+    /// Services in the order they were added.
+    pub services: Vec<Arc<Service>>,
+    /// Real servers by [`DestId`]; removed ones stay until their last connection ends.
+    pub dests: Vec<Option<Arc<Dest>>>,
+    /// Timeouts.
+    pub timeouts: Timeouts,
+    /// Switches.
+    pub sysctl: Sysctl,
+    /// Network.
+    pub net: Arc<NetPlan>,
+    pub(super) by_key: HashMap<ServiceKey, u32>,
+    /// VIPs with the ports that own them; `None` = every port.
+    pub vips: Vec<(IpAddr, Option<Vec<String>>)>,
+}
+
+impl Snapshot {
+    /// The real server, removed or not.
+    #[inline]
+    pub fn dest(&self, id: DestId) -> Option<&Arc<Dest>> {
+        self.dests.get(id.0 as usize)?.as_ref()
+    }
+    /// The service with exactly this key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.by_key.get(key).map(|i| &self.services[*i as usize])
+    }
+    /// The service that takes a packet: by mark first, then address with port, then port 0
+    /// (IPVS-RULES 65 and 67; kernel: `ip_vs_service_find`).
+    pub fn find(&self, mark: u32, proto: Proto, ip: IpAddr, port: u16) -> Option<&Arc<Service>> {
+        if mark != 0
+            && let Some(s) = self.service(&ServiceKey::Mark { mark, v6: ip.is_ipv6() })
+        {
+            return Some(s);
+        }
+        self.service(&ServiceKey::Address { proto, ip, port })
+            .or_else(|| self.service(&ServiceKey::Address { proto, ip, port: 0 }))
+    }
+    /// The firewall mark the configured rules give a packet; 0 for none.
+    pub fn mark_of(&self, proto: Option<Proto>, dst: IpAddr, dport: u16) -> u32 {
+        let hit = self.net.marks.iter().find(|r| {
+            r.to.is_none_or(|net| net.contains(dst))
+                && r.ports.is_none_or(|(a, b)| (a..=b).contains(&dport))
+                && r.proto.is_none_or(|p| Some(p) == proto)
+        });
+        hit.map_or(0, |r| r.mark)
+    }
+}
