@@ -136,6 +136,8 @@ drop_reasons! {
     BadOffload = "bad_offload",
     /// A tunnel packet to the VIP itself, or nested deeper than configured.
     Nested = "nested",
+    /// A GRE or GUE header that is cut off, asks for what is not spoken here, or fails its checksum.
+    BadTunnel = "bad_tunnel",
     /// The defence `drop_packet` dropped a new connection.
     DropPacketDefence = "drop_packet_defence",
     /// The persistence engine did not find what it needs in the packet.

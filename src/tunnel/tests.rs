@@ -1,0 +1,247 @@
+//! Claims about tunnels: recorded packets byte for byte, and properties over any packet.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::buf::{Gso, GsoKind, Offload};
+use crate::wire::testkit::{checksums_ok, hex, meta, packet, partial, set_checksum, with_packet};
+use crate::wire::{Link, eth, ttl};
+
+fn plan(tunnel: Tunnel, v6: bool) -> EncapPlan {
+    let ip = |four: &str, six: &str| if v6 { six } else { four }.parse().unwrap();
+    EncapPlan {
+        tunnel,
+        src: ip("10.2.0.1", "2001:db8:2::1"),
+        dst: ip("10.2.0.11", "2001:db8:2::11"),
+        copy_df: true,
+        ip_id: 0x1234,
+        gue_sport: 50_000,
+    }
+}
+
+#[test]
+fn recorded_packets_come_out_as_from_the_kernel() {
+    for (what, tunnel, src, dst, ip_id, gue_sport, before, after) in golden::TUN {
+        let before = hex(before);
+        let mut m = meta(&before, Link::Ip);
+        let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+        let plan =
+            EncapPlan { tunnel: *tunnel, src, dst, copy_df: true, ip_id: *ip_id, gue_sport: *gue_sport };
+        let (result, out, _) = with_packet(&before, Offload::NONE, |p| {
+            ttl::decrement(p, &mut m)?;
+            encap(p, &m, &plan)
+        });
+        assert_eq!(out, hex(after), "{what}");
+        assert_eq!(
+            result,
+            Ok(meta(&out, Link::Ip)),
+            "{what}: the meta given back is that of the outer packet"
+        );
+        let found = decap(&out, Csum::Complete, Some(6080));
+        let v6 = before[0] >> 4 == 6;
+        let at = overhead(*tunnel, out[0] >> 4 == 6);
+        let family = if v6 { Family::V6 } else { Family::V4 };
+        assert_eq!(found, Ok(Decap { inner: at, end: out.len(), family }), "{what}");
+    }
+}
+
+#[test]
+fn without_pmtu_discovery_the_outer_packet_may_be_fragmented() {
+    let before = packet(false, number::TCP, (1, 2), (3, 4), b"data");
+    let m = meta(&before, Link::Ip);
+    let plan = EncapPlan { copy_df: false, ..plan(Tunnel::Ipip, false) };
+    let (_, out, _) = with_packet(&before, Offload::NONE, |p| encap(p, &m, &plan));
+    assert_eq!((be16(&out, 4), be16(&out, 6)), (0x1234, 0));
+}
+
+#[test]
+fn link_header_and_padding_do_not_go_into_the_tunnel() {
+    let inner = packet(true, number::UDP, (1, 2), (3, 4), b"x");
+    let mut frame = vec![0u8; eth::LEN];
+    frame[12..].copy_from_slice(&[0x86, 0xdd]);
+    frame.extend_from_slice(&inner);
+    frame.extend_from_slice(&[0x55; 9]);
+    let m = meta(&frame, Link::Ethernet);
+    let (result, out, _) = with_packet(&frame, Offload::NONE, |p| encap(p, &m, &plan(Tunnel::Ipip, true)));
+    assert_eq!(&out[40..], inner);
+    assert_eq!(result.unwrap().end as usize, out.len());
+}
+
+#[test]
+fn what_cannot_be_encapsulated_is_named_and_unchanged() {
+    let before = packet(false, number::TCP, (1, 2), (3, 4), &[7; 30]);
+    let m = meta(&before, Link::Ip);
+    let gre = Tunnel::Gre { csum: TunnelCsum::Csum };
+    let run = |offload: Offload, m: Meta, plan: EncapPlan| {
+        let (result, after, still) = with_packet(&before, offload, |p| encap(p, &m, &plan));
+        assert_eq!((&after, still), (&before, offload));
+        result.unwrap_err()
+    };
+    let gso = Some(Gso { kind: GsoKind::Tcp4, size: 10, hdr_len: 40, ecn: false });
+    assert_eq!(run(Offload { gso, ..partial(&m) }, m, plan(gre, false)), DropReason::BadSegmentation);
+    let mixed = EncapPlan { src: "::1".parse().unwrap(), ..plan(gre, false) };
+    assert_eq!(run(Offload::NONE, m, mixed), DropReason::CannotForward);
+    assert_eq!(run(Offload::NONE, Meta { end: 71, ..m }, plan(gre, false)), DropReason::ShortIpHeader);
+    assert_eq!(run(Offload::NONE, Meta { l3: 60, ..m }, plan(gre, false)), DropReason::ShortIpHeader);
+    for (start, offset) in [(12, 16), (21, 16), (20, 49), (70, 0), (u16::MAX, u16::MAX)] {
+        let offload = Offload { csum: Csum::Partial { start, offset }, gso: None };
+        assert_eq!(run(offload, m, plan(gre, false)), DropReason::BadOffload, "{start} {offset}");
+    }
+    let mut mem = before.clone();
+    let mut pkt = PacketBuf::new(&mut mem, 0, before.len(), Offload::NONE);
+    assert_eq!(encap(&mut pkt, &m, &plan(Tunnel::Ipip, false)), Err(DropReason::NoHeadroom));
+    assert_eq!(pkt.bytes(), before);
+}
+
+#[test]
+fn the_outer_length_never_overflows() {
+    for (v6, longest) in [(false, 65_535 - 32), (true, 65_535 - 12)] {
+        let tunnel = Tunnel::Gue { port: 6080, csum: TunnelCsum::Csum };
+        for (len, fits) in [(longest, true), (longest + 1, false)] {
+            let inner = packet(false, number::TCP, (1, 2), (3, 4), &vec![3; len - 40]);
+            let m = meta(&inner, Link::Ip);
+            let (result, out, _) = with_packet(&inner, Offload::NONE, |p| encap(p, &m, &plan(tunnel, v6)));
+            if fits {
+                assert!(checksums_ok(&out, &result.unwrap()));
+            } else {
+                assert_eq!(result, Err(DropReason::TooBig));
+            }
+        }
+    }
+}
+
+#[test]
+fn sctp_goes_into_a_tunnel_with_its_crc_filled_in() {
+    let good = packet(false, number::SCTP, (1, 2), (3, 4), b"chunk");
+    let m = meta(&good, Link::Ip);
+    let mut lazy = good.clone();
+    lazy[28..32].fill(0);
+    let (_, out, offload) = with_packet(&lazy, partial(&m), |p| encap(p, &m, &plan(Tunnel::Ipip, false)));
+    assert_eq!((&out[20..], offload), (&good[..], Offload::NONE));
+}
+
+#[test]
+fn bad_tunnel_packets_are_refused_by_name() {
+    let inner = packet(false, number::TCP, (1, 2), (3, 4), &[7; 30]);
+    let m = meta(&inner, Link::Ip);
+    let wrap = |tunnel, v6| with_packet(&inner, Offload::NONE, |p| encap(p, &m, &plan(tunnel, v6))).1;
+    let check = |bytes: &[u8]| decap(bytes, Csum::Complete, Some(6080)).unwrap_err();
+    let change = |tunnel, at: usize, value: u8| {
+        let mut out = wrap(tunnel, true);
+        out[at] = value;
+        check(&out)
+    };
+    let (gre, gue) =
+        (Tunnel::Gre { csum: TunnelCsum::None }, Tunnel::Gue { port: 6080, csum: TunnelCsum::None });
+    for bad in [0x40, 0x20, 0x10, 0x01] {
+        assert_eq!(change(gre, 40, bad), DropReason::BadTunnel, "GRE flags {bad:#x}");
+    }
+    assert_eq!(change(gre, 41, 1), DropReason::BadTunnel, "GRE version 1");
+    assert_eq!(change(gre, 42, 0x65), DropReason::Protocol, "GRE that carries no IP");
+    assert_eq!(change(Tunnel::Gre { csum: TunnelCsum::Csum }, 70, 1), DropReason::BadTunnel, "GRE checksum");
+    assert_eq!(change(gue, 48, 0x40), DropReason::BadTunnel, "GUE version 1");
+    assert_eq!(change(gue, 48, 0x20), DropReason::BadTunnel, "GUE control message");
+    assert_eq!(change(gue, 48, 1), DropReason::BadTunnel, "GUE optional fields");
+    assert_eq!(change(gue, 50, 1), DropReason::BadTunnel, "GUE flags");
+    assert_eq!(change(gue, 49, 47), DropReason::Protocol, "GUE that carries no IP");
+    assert_eq!(change(gue, 43, 1), DropReason::Protocol, "another UDP port");
+    assert_eq!(change(gue, 45, 255), DropReason::BadTunnel, "UDP length beyond the packet");
+    assert_eq!(change(gue, 45, 9), DropReason::BadTunnel, "UDP length below the header");
+    assert_eq!(change(Tunnel::Gue { port: 6080, csum: TunnelCsum::Csum }, 90, 1), DropReason::BadTunnel);
+    assert_eq!(change(Tunnel::Ipip, 40, 0x60), DropReason::BadVersion);
+    assert_eq!(check(&inner), DropReason::Protocol);
+    let mut fragment = wrap(Tunnel::Ipip, false);
+    let header = ipv4::Header {
+        tos: 0,
+        total: fragment.len() as u16,
+        id: 1,
+        df: false,
+        ttl: 9,
+        proto: 4,
+        src: 1,
+        dst: 2,
+    };
+    header.write(fragment.first_chunk_mut().unwrap());
+    put16(&mut fragment, 6, 0x2000);
+    put16(&mut fragment, 10, 0);
+    let field = crate::wire::sum::checksum(&fragment[..20]);
+    put16(&mut fragment, 10, field);
+    assert_eq!(check(&fragment), DropReason::BadFragment);
+}
+
+fn tunnels() -> impl Strategy<Value = Tunnel> {
+    let csum = prop::sample::select(vec![TunnelCsum::None, TunnelCsum::Csum, TunnelCsum::RemCsum]);
+    (0..3u8, csum).prop_map(|(kind, csum)| match kind {
+        0 => Tunnel::Ipip,
+        1 => Tunnel::Gre { csum },
+        _ => Tunnel::Gue { port: 6080, csum },
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_goes_in_comes_out(
+        tunnel in tunnels(), (outer6, inner6) in any::<(bool, bool)>(),
+        proto in prop::sample::select(vec![number::TCP, number::UDP, number::SCTP]),
+        src in any::<(u128, u16)>(), dst in any::<(u128, u16)>(),
+        payload in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let before = packet(inner6, proto, src, dst, &payload);
+        let m = meta(&before, Link::Ip);
+        let (result, out, _) = with_packet(&before, Offload::NONE, |p| encap(p, &m, &plan(tunnel, outer6)));
+        prop_assert_eq!(result, Ok(meta(&out, Link::Ip)));
+        prop_assert!(checksums_ok(&out, &result.unwrap()));
+        let found = decap(&out, Csum::Complete, Some(6080)).unwrap();
+        prop_assert_eq!(&out[found.inner..found.end], &before[..]);
+        prop_assert_eq!(found.inner, overhead(tunnel, outer6));
+        let etherparse = etherparse::SlicedPacket::from_ip(&out).unwrap();
+        prop_assert!(etherparse.net.is_some());
+    }
+
+    #[test]
+    fn an_inner_partial_checksum_is_kept_and_all_is_right_once_it_is_completed(
+        tunnel in tunnels(), (outer6, inner6) in any::<(bool, bool)>(),
+        proto in prop::sample::select(vec![number::TCP, number::UDP]),
+        src in any::<(u128, u16)>(), dst in any::<(u128, u16)>(),
+        payload in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let full = packet(inner6, proto, src, dst, &payload);
+        let mut lazy = full.clone();
+        set_checksum(&mut lazy, true);
+        let m = meta(&full, Link::Ip);
+        let plan = plan(tunnel, outer6);
+        let (_, want, _) = with_packet(&full, Offload::NONE, |p| encap(p, &m, &plan));
+        let (result, mut out, offload) = with_packet(&lazy, partial(&m), |p| encap(p, &m, &plan));
+        prop_assert!(result.is_ok());
+        let at = overhead(tunnel, outer6);
+        prop_assert_eq!(offload, partial(&m.shifted(at as isize)), "offsets moved with the packet");
+        prop_assert!(decap(&out, offload.csum, Some(6080)).is_ok(), "the receiver can check it before completion");
+        set_checksum(&mut out[at..], false);
+        prop_assert_eq!(&out, &want);
+        prop_assert!(decap(&out, Csum::Complete, Some(6080)).is_ok());
+    }
+
+    #[test]
+    fn decapsulation_survives_any_bytes(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..200), v6 in any::<bool>(), port in any::<u16>(),
+        proto in prop::sample::select(vec![4u8, 41, 47, 17]), start in any::<u16>(), mend in any::<bool>(),
+    ) {
+        if mend && bytes.len() >= 60 {
+            // a right outer header, so that what follows is reached
+            let len = bytes.len() as u16;
+            if v6 {
+                let h = ipv6::Header { class: 0, flow: 0, payload: len - 40, next: proto, hop_limit: 1, src: 1, dst: 2 };
+                h.write(bytes.first_chunk_mut().unwrap());
+            } else {
+                let h = ipv4::Header { tos: 0, total: len, id: 0, df: true, ttl: 1, proto, src: 1, dst: 2 };
+                h.write(bytes.first_chunk_mut().unwrap());
+            }
+        }
+        let port = bytes.get(if v6 { 42..44 } else { 22..24 }).map_or(port, |p| be16(p, 0));
+        for csum in [Csum::Complete, Csum::Verified, Csum::Partial { start, offset: 6 }] {
+            if let Ok(found) = decap(&bytes, csum, Some(port)) {
+                prop_assert!(found.inner < found.end && found.end <= bytes.len());
+            }
+        }
+    }
+}
