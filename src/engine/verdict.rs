@@ -86,6 +86,8 @@ drop_reasons! {
     BadNd = "bad_nd",
     /// An ICMP or ICMPv6 packet with a wrong checksum.
     BadIcmpChecksum = "bad_icmp_checksum",
+    /// A TCP or UDP packet to the director itself with a wrong checksum.
+    BadTransportChecksum = "bad_transport_checksum",
     /// An ICMP message the director has no use for.
     IcmpIgnored = "icmp_ignored",
     /// An ICMP error about a connection the director does not have.

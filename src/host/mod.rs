@@ -1,5 +1,359 @@
 //! The virtual host: the director's own addresses, neighbours, routes, and what it answers itself.
+//!
+//! It never sees services or connections. The engine asks it whose an address is ([`Host::owns`]), hands
+//! over what no service took ([`Host::local_in`], [`Host::arp_in`]), and sends through it
+//! ([`Host::route`], [`Host::transmit`], [`Host::error`]). It sends nothing of its own accord but the
+//! announcement of an address it takes.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `own` | whose an address is; martians |
+//! | `route` | the way to a destination |
+//! | `neigh` | neighbour states and what waits for them |
+//! | `resolve` | the packet path out: link header, parking, questions |
+//! | `answer` | ARP and neighbour discovery received; announcements |
+//! | `local` | echo, resets, unreachables |
+//! | `error` | ICMP errors about somebody's packet |
+#![forbid(unsafe_code)]
 
+mod answer;
+mod error;
+mod key;
+mod local;
+mod neigh;
+mod own;
 pub mod plan;
+mod resolve;
+mod route;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod wire_tests;
 
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use error::IcmpError;
+pub use neigh::{MAX_LEARNT, NeighborInfo, NeighborState};
+pub use own::{FrameTo, Owned};
 pub use plan::*;
+pub use resolve::{OnFail, Quote};
+pub use route::Route;
+
+use crate::addr::Mac;
+use crate::buf::Out;
+use crate::engine::{DropCounters, DropReason, PortId};
+use crate::time::{Mono, Span};
+use crate::wire::{Family, Link};
+use key::{Folded, Random};
+use neigh::Neighbors;
+use own::{OwnAddresses, Vip};
+use route::RouteTable;
+
+/// What is left to choice in the host's behaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostOptions {
+    /// ICMP errors per second, but those that PMTU discovery needs (kernel: `icmp_msgs_per_sec`, bursts
+    /// of 50); `None` = no limit, for replays.
+    pub icmp_limit: Option<u32>,
+    /// Announce addresses that are taken (gratuitous ARP, unsolicited advertisement).
+    pub announce: bool,
+    /// Milliseconds since midnight UT at [`Mono::ZERO`], for ICMP time stamps.
+    pub midnight_ms: u32,
+}
+
+impl Default for HostOptions {
+    fn default() -> HostOptions {
+        HostOptions { icmp_limit: Some(1000), announce: true, midnight_ms: 0 }
+    }
+}
+
+/// What the host did, beside drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostCounters {
+    /// ICMP errors sent.
+    pub errors: u64,
+    /// ICMP errors not sent because of the rate limit.
+    pub errors_suppressed: u64,
+    /// Echo and time stamp replies.
+    pub echo_replies: u64,
+    /// TCP resets.
+    pub resets: u64,
+    /// ARP replies and neighbour advertisements, announcements included.
+    pub answers: u64,
+    /// ARP requests and neighbour solicitations.
+    pub questions: u64,
+    /// Packets sent after they had waited for a neighbour.
+    pub released: u64,
+    /// Claims of others to an address of ours.
+    pub conflicts: u64,
+}
+
+/// Something an operator wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// Another station says that it has an address of ours.
+    AddressConflict {
+        /// Port it was heard on.
+        port: PortId,
+        /// The address.
+        ip: IpAddr,
+        /// Who claims it.
+        mac: Mac,
+    },
+    /// A neighbour moved to another MAC.
+    NeighborMoved {
+        /// Its port.
+        port: PortId,
+        /// Its address.
+        ip: IpAddr,
+        /// Where it was.
+        from: Mac,
+        /// Where it is.
+        to: Mac,
+    },
+    /// A neighbour does not answer.
+    NeighborFailed {
+        /// Its port.
+        port: PortId,
+        /// Its address.
+        ip: IpAddr,
+    },
+}
+
+/// Events kept for [`Host::poll_event`]; the oldest go first.
+const MAX_EVENTS: usize = 256;
+
+/// An address to be announced again.
+#[derive(Clone, Copy, Debug)]
+struct Announcement {
+    at: Mono,
+    ip: IpAddr,
+    left: u8,
+}
+
+/// The virtual host of one worker.
+#[derive(Debug)]
+pub struct Host {
+    plan: Arc<NetPlan>,
+    links: Vec<(Link, Mac)>,
+    own: OwnAddresses,
+    routes: RouteTable,
+    neighbors: Neighbors,
+    vips: Vec<Vip>,
+    options: HostOptions,
+    folded: Folded,
+    random: Random,
+    /// Theoretical arrival time of the rate limit (GCRA).
+    limit_tat: Mono,
+    announcements: VecDeque<Announcement>,
+    events: VecDeque<HostEvent>,
+    /// Packets dropped after the verdict on them was [`crate::engine::Taken::Parked`], or while answering.
+    pub drops: DropCounters,
+    /// What was sent.
+    pub counters: HostCounters,
+}
+
+impl Host {
+    /// A host with the addresses, routes and static neighbours of `plan`; `seed` makes packet
+    /// identifications and table order its own. Nothing is announced: see [`Host::announce`].
+    pub fn new(now: Mono, plan: Arc<NetPlan>, seed: u64) -> Host {
+        let folded = Folded::new(seed);
+        let mut host = Host {
+            links: links(&plan),
+            own: OwnAddresses::new(&plan, &[], folded),
+            routes: RouteTable::new(&plan),
+            neighbors: Neighbors::new(folded),
+            vips: Vec::new(),
+            options: HostOptions::default(),
+            folded,
+            random: Random::new(seed ^ 0x6c76_735f_686f_7374),
+            limit_tat: now,
+            announcements: VecDeque::new(),
+            events: VecDeque::new(),
+            drops: DropCounters::default(),
+            counters: HostCounters::default(),
+            plan,
+        };
+        host.static_neighbors();
+        host
+    }
+
+    /// Sets what is left to choice.
+    pub fn set_options(&mut self, options: HostOptions) {
+        self.options = options;
+    }
+
+    /// Takes another plan. Ports are matched by name; neighbours learnt on a port that stays, and that
+    /// still can be neighbours there, are kept. VIPs stay, on the ports of the same names.
+    pub fn reconfigure(&mut self, _now: Mono, plan: Arc<NetPlan>) {
+        let old = std::mem::replace(&mut self.plan, plan);
+        let moved = |id: PortId| {
+            let name = &old.ports.get(usize::from(id.0))?.name;
+            let at = self.plan.ports.iter().position(|p| p.name == *name)?;
+            Some(PortId(at as u16))
+        };
+        for (_, ports) in &mut self.vips {
+            if let Some(ports) = ports {
+                *ports = ports.iter().filter_map(|p| moved(*p)).collect();
+            }
+        }
+        self.links = links(&self.plan);
+        self.own = OwnAddresses::new(&self.plan, &self.vips, self.folded);
+        self.routes = RouteTable::new(&self.plan);
+        let (routes, own, links) = (&self.routes, &self.own, &self.links);
+        self.neighbors.retain(|port, ip| {
+            let port = moved(port)?;
+            let ethernet = links.get(usize::from(port.0))?.0 == Link::Ethernet;
+            let link_local = matches!(ip, IpAddr::V6(a) if a.is_unicast_link_local());
+            let neighbor =
+                link_local || routes.lookup(ip).is_some_and(|r| r.port == port && r.next_hop == ip);
+            (ethernet && (neighbor || routes.is_next_hop(port, ip)) && !own.is_ours(ip)).then_some(port)
+        });
+        self.static_neighbors();
+    }
+
+    fn static_neighbors(&mut self) {
+        for (i, port) in self.plan.ports.iter().enumerate() {
+            for (ip, mac) in &port.neighbors {
+                self.neighbors.set_static(PortId(i as u16), *ip, *mac);
+            }
+        }
+    }
+
+    /// Sets the VIPs owned (`None` = on every port). Those that are new are announced with the next
+    /// [`Host::on_timeout`], which is due at once, and once more after 2 s.
+    pub fn set_vips(&mut self, now: Mono, vips: &[(IpAddr, Option<Vec<PortId>>)]) {
+        let old = std::mem::replace(&mut self.vips, vips.to_vec());
+        self.own = OwnAddresses::new(&self.plan, &self.vips, self.folded);
+        self.announcements.retain(|a| vips.iter().any(|(ip, _)| *ip == a.ip));
+        if !self.options.announce {
+            return;
+        }
+        for vip in vips {
+            if !old.contains(vip) && !self.announcements.iter().any(|a| a.ip == vip.0) {
+                self.announcements.push_back(Announcement { at: now, ip: vip.0, left: ANNOUNCEMENTS });
+            }
+        }
+    }
+
+    /// Whether `ip` is the director's own for packets that come in on `port`.
+    #[inline]
+    pub fn owns(&self, port: PortId, ip: IpAddr) -> Owned {
+        self.own.owns(port, ip)
+    }
+
+    /// To whom a frame with this destination MAC is addressed. A unicast IP packet in a
+    /// [`FrameTo::Group`] frame is to be dropped as [`DropReason::GroupFrame`].
+    #[inline]
+    pub fn frame_to(&self, port: PortId, dst: Mac) -> FrameTo {
+        self.own.frame_to(port, dst)
+    }
+
+    /// True for the port's own MAC, and for everything on an IP link.
+    #[inline]
+    pub fn is_mine_mac(&self, port: PortId, dst: Mac) -> bool {
+        self.frame_to(port, dst) == FrameTo::Us
+    }
+
+    /// Refuses sources that can be nobody's: loopback, zero, multicast, broadcast, our own addresses
+    /// (kernel rule 91). An unspecified IPv6 source is refused too; duplicate address probes go to a
+    /// group, so ask for unicast destinations only.
+    #[inline]
+    pub fn check_source(&self, port: PortId, ip: IpAddr) -> Option<DropReason> {
+        self.own.check_source(port, ip)
+    }
+
+    /// Refuses destinations that can be nobody's, broadcasts, and groups the director is not part of.
+    #[inline]
+    pub fn check_dest(&self, port: PortId, ip: IpAddr) -> Option<DropReason> {
+        self.own.check_dest(port, ip)
+    }
+
+    /// The way to `dst`: connected networks, static routes, gateways; longest prefix first.
+    #[inline]
+    pub fn route(&self, dst: IpAddr) -> Option<Route> {
+        self.routes.lookup(dst)
+    }
+
+    /// The director's own address to use as source on a route: of the outgoing port, in the network of
+    /// the next hop where there is one, of the family asked for.
+    pub fn source_for(&self, route: &Route, v6: bool) -> Option<IpAddr> {
+        if let Some(source) = route.source.filter(|s| s.is_ipv6() == v6) {
+            return Some(source);
+        }
+        if let IpAddr::V6(hop) = route.next_hop
+            && hop.is_unicast_link_local()
+            && v6
+            && let Some(own) = self.own.link_local(route.port)
+        {
+            return route::source(&self.plan, route.port, route.next_hop, v6).or(Some(own.into()));
+        }
+        route::source(&self.plan, route.port, route.next_hop, v6)
+    }
+
+    /// Neighbours, for listing.
+    pub fn neighbors(&self, now: Mono) -> impl Iterator<Item = NeighborInfo> + '_ {
+        self.neighbors.iter(now)
+    }
+
+    /// The next thing an operator wants to know.
+    pub fn poll_event(&mut self) -> Option<HostEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`Host::on_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        let announce = self.announcements.iter().map(|a| a.at).min();
+        match (announce, self.neighbors.next()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Does what is due: announcements, questions, and the errors for packets whose neighbour failed.
+    pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {
+        for _ in 0..self.announcements.len() {
+            let Some(mut a) = self.announcements.pop_front() else { break };
+            if now >= a.at {
+                self.announce_address(a.ip, out);
+                a.left -= 1;
+                a.at = now + ANNOUNCE_AGAIN;
+            }
+            if a.left > 0 {
+                self.announcements.push_back(a);
+            }
+        }
+        self.neighbor_timeout(now, out);
+    }
+
+    fn event(&mut self, event: HostEvent) {
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// The route of an answer to `dst`: link-local addresses are on the port they came from.
+    fn reply_route(&self, port: PortId, dst: IpAddr) -> Option<Route> {
+        match dst {
+            IpAddr::V6(a) if a.is_unicast_link_local() => self.routes.on_link(port, dst),
+            _ => self.routes.lookup(dst).filter(|r| !r.unreachable),
+        }
+    }
+}
+
+/// How often an address is announced, and how long after the first time (RFC 5227: `ANNOUNCE_NUM`,
+/// `ANNOUNCE_INTERVAL`).
+const ANNOUNCEMENTS: u8 = 2;
+const ANNOUNCE_AGAIN: Span = Span::from_secs(2);
+
+fn links(plan: &NetPlan) -> Vec<(Link, Mac)> {
+    plan.ports.iter().map(|p| (p.link, p.mac)).collect()
+}
+
+/// Family of an address.
+fn family(ip: IpAddr) -> Family {
+    if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+}

@@ -4,12 +4,15 @@
 //! offsets by which the rest of the core reads and changes the packet in place. The other modules build
 //! and read single headers.
 
+pub mod arp;
 pub mod eth;
 pub mod gre;
 pub mod gue;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod meta;
+pub mod ndp;
 pub mod sctp;
 pub mod sum;
 pub mod tcp;

@@ -1,0 +1,343 @@
+//! The packet path out: the link header in front of an IP packet, or a place to wait for it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::neigh::{Parked, Probe, Slow};
+use super::{Host, HostEvent, IcmpError, Route, family};
+use crate::addr::Mac;
+use crate::buf::{Offload, Out, OwnedPacket, PacketBuf};
+use crate::engine::{DropReason, PortId, Taken, Verdict};
+use crate::time::Mono;
+use crate::wire::arp::{Arp, Operation};
+use crate::wire::meta::parse_quoted;
+use crate::wire::ndp::{self, Ndp};
+use crate::wire::sum::Delta;
+use crate::wire::{Family, Link, be16, be32, eth, ipv4, ipv6, number, put16, put32, put128};
+
+/// What an ICMP error about a translated packet quotes instead of the packet's own end-points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quote {
+    /// The sender as it was, where the source was translated (FULLNAT); the error goes there.
+    pub src: Option<SocketAddr>,
+    /// The destination as it was: VIP and virtual port (vector `7-noarp-rs-m`). Transport checksums are
+    /// left as they are.
+    pub dst: Option<SocketAddr>,
+}
+
+/// What to do for a parked packet when its neighbour does not answer (kernel rule 95).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFail {
+    /// Nothing (TUN, and what the director sends itself).
+    #[default]
+    Nothing,
+    /// ICMP host unreachable to the packet's sender.
+    HostUnreachable {
+        /// Its source: the VIP for NAT; `None` = the director's own address (DR).
+        source: Option<IpAddr>,
+        /// What it quotes.
+        quote: Quote,
+    },
+}
+
+impl Host {
+    /// Makes the packet ready for the wire of a route: its IP header is at `l3`, bytes before that are an
+    /// old link header or nothing. Without the neighbour's MAC a copy is parked while it is asked for.
+    /// No MTU is checked. Established flows neither allocate nor copy.
+    #[inline]
+    pub fn transmit(
+        &mut self,
+        now: Mono,
+        route: &Route,
+        pkt: &mut PacketBuf<'_>,
+        l3: usize,
+        on_fail: OnFail,
+        out: &mut Out,
+    ) -> Verdict {
+        let Some(&(link, mac)) = self.links.get(usize::from(route.port.0)) else {
+            return Verdict::Drop(DropReason::DeviceDown);
+        };
+        if link == Link::Ethernet
+            && !route.unreachable
+            && let Some(n) = self.neighbors.find(route.port, route.next_hop)
+            && now < n.good_until
+        {
+            n.used = now;
+            let to = n.mac;
+            return link_header(pkt, l3, to, mac).map_or_else(Verdict::Drop, |()| Verdict::Send(route.port));
+        }
+        self.transmit_slow(now, route, pkt, l3, on_fail, out)
+    }
+
+    #[cold]
+    fn transmit_slow(
+        &mut self,
+        now: Mono,
+        route: &Route,
+        pkt: &mut PacketBuf<'_>,
+        l3: usize,
+        on_fail: OnFail,
+        out: &mut Out,
+    ) -> Verdict {
+        let Some(&(link, mac)) = self.links.get(usize::from(route.port.0)) else {
+            return Verdict::Drop(DropReason::DeviceDown);
+        };
+        if route.unreachable {
+            return Verdict::Drop(DropReason::Unreachable);
+        }
+        if link == Link::Ip {
+            pkt.trim_front(l3);
+            return Verdict::Send(route.port);
+        }
+        let hop = route.next_hop;
+        let nobody = match hop {
+            IpAddr::V4(a) => a.is_unspecified() || a.is_multicast() || self.own.is_broadcast(a),
+            IpAddr::V6(a) => a.is_unspecified() || a.is_multicast(),
+        };
+        if nobody || self.own.is_ours(hop) {
+            return Verdict::Drop(DropReason::MartianDestination);
+        }
+        let pinned = self.routes.is_next_hop(route.port, hop);
+        let slow = self.neighbors.slow(now, route.port, hop, pinned);
+        let verdict = match slow {
+            Slow::Use(to) => {
+                link_header(pkt, l3, to, mac).map_or_else(Verdict::Drop, |()| Verdict::Send(route.port))
+            }
+            Slow::Full => Verdict::Drop(DropReason::NeighborTableFull),
+            Slow::Wait(question) => {
+                let packet = out.copy_of(pkt.bytes(), pkt.offload);
+                self.neighbors.park(route.port, hop, Parked { packet, l3, on_fail });
+                if let Some(question) = question {
+                    self.ask(question, out);
+                }
+                Verdict::Taken(Taken::Parked)
+            }
+        };
+        self.count_lost(out);
+        verdict
+    }
+
+    /// Sends an IP packet of our own, cut to the MTU where needed.
+    pub(super) fn send_own(&mut self, now: Mono, route: &Route, mut packet: OwnedPacket, out: &mut Out) {
+        if packet.bytes().len() > route.mtu as usize {
+            let id = self.random.next() as u32;
+            for piece in pieces(packet.bytes(), route.mtu as usize, id, out) {
+                self.send_own_piece(now, route, piece, out);
+            }
+            out.recycle(packet);
+            return;
+        }
+        let port = route.port;
+        match packet.edit(|p| self.transmit(now, route, p, 0, OnFail::Nothing, out)) {
+            Verdict::Send(_) => out.push(port, packet),
+            Verdict::Taken(_) => out.recycle(packet),
+            Verdict::Drop(why) => {
+                self.drops.count(why);
+                out.recycle(packet);
+            }
+        }
+    }
+
+    fn send_own_piece(&mut self, now: Mono, route: &Route, packet: OwnedPacket, out: &mut Out) {
+        if packet.bytes().len() <= route.mtu as usize {
+            self.send_own(now, route, packet, out);
+        } else {
+            self.drops.count(DropReason::TooBig);
+            out.recycle(packet);
+        }
+    }
+
+    /// Sends a frame that is complete.
+    pub(super) fn send_frame(&mut self, port: PortId, frame: &[u8], out: &mut Out) {
+        let packet = out.copy_of(frame, Offload::NONE);
+        out.push(port, packet);
+    }
+
+    /// Asks for a neighbour.
+    pub(super) fn ask(&mut self, probe: Probe, out: &mut Out) {
+        let Some(&(Link::Ethernet, mac)) = self.links.get(usize::from(probe.port.0)) else { return };
+        self.counters.questions += 1;
+        match probe.ip {
+            IpAddr::V4(target_ip) => {
+                let source = super::route::source(&self.plan, probe.port, probe.ip, false);
+                let sender_ip = match source {
+                    Some(IpAddr::V4(a)) => a,
+                    // without an address of our own it is a probe: those are answered too (RFC 5227)
+                    _ => Ipv4Addr::UNSPECIFIED,
+                };
+                let request = Arp {
+                    operation: Operation::Request,
+                    sender_mac: mac,
+                    sender_ip,
+                    target_mac: Mac::default(),
+                    target_ip,
+                };
+                self.send_frame(probe.port, &request.frame(probe.to.unwrap_or(Mac::BROADCAST)), out);
+            }
+            IpAddr::V6(target) => {
+                let Some(source) = self.own.link_local(probe.port) else { return };
+                let group = ndp::solicited_node(target);
+                let (to, dst) = match probe.to {
+                    Some(known) => (known, target),
+                    None => (Mac::of_multicast6(group), group),
+                };
+                let question = Ndp::Solicit { target, source_mac: Some(mac) };
+                let (frame, len) = question.frame((to, mac), source, dst);
+                self.send_frame(probe.port, &frame[..len], out);
+            }
+        }
+    }
+
+    /// Sends what waited for a neighbour, in order.
+    pub(super) fn release(
+        &mut self,
+        port: PortId,
+        to: Mac,
+        waiting: impl IntoIterator<Item = Parked>,
+        out: &mut Out,
+    ) {
+        let Some(&(_, mac)) = self.links.get(usize::from(port.0)) else { return };
+        for Parked { mut packet, l3, .. } in waiting {
+            match packet.edit(|p| link_header(p, l3, to, mac)) {
+                Ok(()) => {
+                    self.counters.released += 1;
+                    out.push(port, packet);
+                }
+                Err(why) => {
+                    self.drops.count(why);
+                    out.recycle(packet);
+                }
+            }
+        }
+    }
+
+    /// Timers of the neighbour table.
+    pub(super) fn neighbor_timeout(&mut self, now: Mono, out: &mut Out) {
+        if self.neighbors.next().is_none_or(|t| now < t) {
+            return;
+        }
+        let (mut ask, mut failed) = (Vec::new(), Vec::new());
+        self.neighbors.due(now, &mut ask, &mut failed);
+        for question in ask {
+            self.ask(question, out);
+        }
+        for (port, ip, waiting) in failed {
+            self.event(HostEvent::NeighborFailed { port, ip });
+            for parked in waiting {
+                self.drops.count(DropReason::NeighborFailed);
+                self.failed(now, port, parked, out);
+            }
+        }
+        self.count_lost(out);
+    }
+
+    /// Tells the sender of a packet that waited in vain.
+    fn failed(&mut self, now: Mono, port: PortId, mut parked: Parked, out: &mut Out) {
+        if let OnFail::HostUnreachable { source, quote } = parked.on_fail {
+            parked.packet.edit(|p| untranslate(p.bytes_mut(), parked.l3, &quote));
+            let bytes = parked.packet.bytes();
+            let kind = match bytes.get(parked.l3).map(|b| b >> 4) {
+                Some(4) => Family::V4,
+                _ => Family::V6,
+            };
+            if let Ok(meta) = parse_quoted(bytes, parked.l3, kind) {
+                let sender = meta.src(bytes);
+                let own = || self.source_for(&self.reply_route(port, sender)?, sender.is_ipv6());
+                let source = source.or_else(own);
+                self.error(now, IcmpError::HostUnreachable, port, bytes, &meta, source, out);
+            }
+        }
+        out.recycle(parked.packet);
+    }
+
+    pub(super) fn count_lost(&mut self, out: &mut Out) {
+        for (packet, why) in self.neighbors.lost.drain(..) {
+            self.drops.count(why);
+            out.recycle(packet);
+        }
+    }
+}
+
+/// Writes the Ethernet header just before the IP header at `l3`.
+#[inline]
+fn link_header(pkt: &mut PacketBuf<'_>, l3: usize, to: Mac, from: Mac) -> Result<(), DropReason> {
+    let kind = match pkt.bytes().get(l3).map(|b| b >> 4) {
+        Some(4) => number::ETH_IPV4,
+        Some(6) => number::ETH_IPV6,
+        _ => return Err(DropReason::BadVersion),
+    };
+    if l3 >= eth::LEN {
+        pkt.trim_front(l3 - eth::LEN);
+    } else {
+        pkt.prepend(eth::LEN - l3).ok_or(DropReason::NoHeadroom)?;
+    }
+    let header = pkt.bytes_mut().first_chunk_mut().ok_or(DropReason::ShortFrame)?;
+    eth::write(header, to, from, kind);
+    Ok(())
+}
+
+/// Puts the end-points back that the packet had before translation. Only the IP header checksum follows
+/// (kernel: `ip_vs_nat_icmp`, seen in vector `7-noarp-rs-m`).
+fn untranslate(frame: &mut [u8], l3: usize, quote: &Quote) {
+    let Some(version) = frame.get(l3).map(|b| b >> 4) else { return };
+    let Ok(meta) = parse_quoted(frame, l3, if version == 4 { Family::V4 } else { Family::V6 }) else {
+        return;
+    };
+    let ported = matches!(meta.proto, number::TCP | number::UDP | number::SCTP) && meta.frag_offset == 0;
+    for (end, at4, at6, at_port) in [
+        (quote.src, ipv4::field::SRC, ipv6::field::SRC, 0),
+        (quote.dst, ipv4::field::DST, ipv6::field::DST, 2),
+    ] {
+        let Some(end) = end.filter(|e| family(e.ip()) == meta.family) else { continue };
+        match end.ip() {
+            IpAddr::V4(a) => {
+                let old = be32(frame, l3 + at4);
+                let check = be16(frame, l3 + ipv4::field::CHECKSUM);
+                put32(frame, l3 + at4, a.into());
+                put16(frame, l3 + ipv4::field::CHECKSUM, Delta::new().dword(old, a.into()).apply(check));
+            }
+            IpAddr::V6(a) => put128(frame, l3 + at6, a.into()),
+        }
+        if ported {
+            put16(frame, usize::from(meta.l4) + at_port, end.port());
+        }
+    }
+}
+
+/// Cuts an IP packet of our own (no options, no extension headers) into fragments that fit `mtu`.
+fn pieces(packet: &[u8], mtu: usize, id: u32, out: &mut Out) -> Vec<OwnedPacket> {
+    let v4 = packet.first().is_some_and(|b| b >> 4 == 4);
+    let header = if v4 { ipv4::LEN } else { ipv6::LEN };
+    let extra = if v4 { 0 } else { 8 };
+    let room = mtu.saturating_sub(header + extra) & !7;
+    if room == 0 || packet.len() <= header {
+        return Vec::new();
+    }
+    let mut made = Vec::new();
+    let payload = &packet[header..];
+    for (i, chunk) in payload.chunks(room).enumerate() {
+        let more = (i + 1) * room < payload.len();
+        let offset = (i * room) as u16;
+        let mut piece = out.packet(header + extra + chunk.len());
+        piece.edit(|p| {
+            let b = p.bytes_mut();
+            b[..header].copy_from_slice(&packet[..header]);
+            b[header + extra..].copy_from_slice(chunk);
+            if v4 {
+                put16(b, ipv4::field::TOTAL, (header + chunk.len()) as u16);
+                put16(b, ipv4::field::FRAGMENT, offset >> 3 | if more { 0x2000 } else { 0 });
+                put16(b, ipv4::field::CHECKSUM, 0);
+                let check = crate::wire::sum::checksum(&b[..header]);
+                put16(b, ipv4::field::CHECKSUM, check);
+            } else {
+                put16(b, ipv6::field::PAYLOAD, (extra + chunk.len()) as u16);
+                b[header] = b[ipv6::field::NEXT];
+                b[header + 1] = 0;
+                put16(b, header + 2, offset | u16::from(more));
+                put32(b, header + 4, id);
+                b[ipv6::field::NEXT] = number::FRAGMENT;
+            }
+        });
+        made.push(piece);
+    }
+    made
+}
