@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use softlvs::sched::{PickKey, Scheduler};
-use softlvs::svc::{Dest, DestId, DestLive, DestSpec, Forward, SchedulerFlags, SchedulerKind, ServiceId};
+use softlvs::svc::{Dest, DestId, DestSpec, Forward, SchedulerFlags, SchedulerKind, ServiceId};
 use softlvs::time::{Mono, Span};
 use softlvs::wire::{Link, Parsed, number, parse};
 
@@ -83,8 +83,9 @@ impl Replay {
         let id = DestId(self.next_id);
         self.next_id += 1;
         let spec = DestSpec { name: String::new(), ip, port, weight, forward: Forward::Dr, upper, lower };
-        self.dests
-            .insert(0, Arc::new(Dest { id, service: ServiceId(0), spec, live: Arc::<DestLive>::default() }));
+        let (live, service_stats) = (Arc::default(), Arc::default());
+        let dest = Dest { id, service: ServiceId(0), spec, live, service_stats, available: true };
+        self.dests.insert(0, Arc::new(dest));
         self.sched.added(&self.dests, id);
     }
     fn command(&mut self, cmd: &str) {

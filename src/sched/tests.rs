@@ -6,13 +6,20 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::svc::{DestLive, DestSpec, Forward, ServiceId};
+use crate::svc::{DestSpec, Forward, ServiceId};
 
 fn dest(n: u32, weight: u32) -> Arc<Dest> {
     let ip = Ipv4Addr::from(0x0a02_0000 + n).into();
     let spec =
         DestSpec { name: String::new(), ip, port: 80, weight, forward: Forward::Nat, upper: 0, lower: 0 };
-    Arc::new(Dest { id: DestId(n), service: ServiceId(0), spec, live: Arc::<DestLive>::default() })
+    Arc::new(Dest {
+        id: DestId(n),
+        service: ServiceId(0),
+        spec,
+        live: Arc::default(),
+        service_stats: Arc::default(),
+        available: true,
+    })
 }
 
 fn dests(weights: &[u32]) -> Vec<Arc<Dest>> {
