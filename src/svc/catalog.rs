@@ -110,13 +110,16 @@ impl Catalog {
         }));
         Ok(id)
     }
-    /// Edits a service (`ipvsadm -E`): the scheduler starts afresh (IPVS-RULES 59).
+    /// Edits a service (`ipvsadm -E`): another scheduler starts afresh, the same one goes on (what `mh`
+    /// remembers of a quiesced server must outlive this: vector `4-sched-mh-change`).
     ///
     /// # Errors
     /// [`CatalogError::NoSuchService`]
     pub fn edit_service(&mut self, spec: ServiceSpec) -> Result<(), CatalogError> {
         let s = self.service_mut(&spec.key).ok_or(CatalogError::NoSuchService)?;
-        s.scheduler = Arc::new(Mutex::new(Scheduler::new(spec.scheduler, spec.flags, &s.dests)));
+        let mut scheduler = s.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        scheduler.reconfigure(spec.scheduler, spec.flags, &s.dests);
+        s.scheduler = Arc::new(Mutex::new(scheduler));
         s.spec = spec;
         Ok(())
     }
