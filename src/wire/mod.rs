@@ -13,6 +13,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod meta;
 pub mod ndp;
+pub mod offload;
 pub mod sctp;
 pub mod sum;
 pub mod tcp;
