@@ -12,15 +12,11 @@ use std::net::IpAddr;
 use super::{Ends, Rewrite, split};
 use crate::buf::{Csum, PacketBuf};
 use crate::engine::DropReason;
+use crate::wire::icmp::field::{CHECKSUM, TYPE};
+use crate::wire::icmp::{LEN as HEADER, v4, v6};
 use crate::wire::meta::parse_quoted;
 use crate::wire::sum::{Delta, checksum, fold, pseudo6, sum};
 use crate::wire::{Family, Meta, be16, be32, be128, ipv4, ipv6, number, put16, put32, put128};
-
-/// Length of the header in front of the quoted packet.
-pub const HEADER: usize = 8;
-
-const TYPE: usize = 0;
-const CHECKSUM: usize = 2;
 
 /// What an ICMP message is to a director.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +35,18 @@ pub fn kind(frame: &[u8], meta: &Meta) -> Option<Kind> {
         return None;
     }
     let kind = *frame.get(meta.l4 as usize + TYPE)?;
-    Some(match (meta.family, meta.proto, kind) {
-        (Family::V4, number::ICMP, 3 | 4 | 11) | (Family::V6, number::ICMPV6, 1..=4) => Kind::Error,
-        (Family::V4, number::ICMP, 5 | 12) => Kind::Swallowed,
-        (Family::V4, number::ICMP, _) | (Family::V6, number::ICMPV6, _) => Kind::Message,
-        _ => return None,
-    })
+    match (meta.family, meta.proto) {
+        (Family::V4, number::ICMP) => Some(match kind {
+            v4::UNREACHABLE | v4::SOURCE_QUENCH | v4::TIME_EXCEEDED => Kind::Error,
+            v4::REDIRECT | v4::PARAMETER_PROBLEM => Kind::Swallowed,
+            _ => Kind::Message,
+        }),
+        (Family::V6, number::ICMPV6) => Some(match kind {
+            v6::UNREACHABLE | v6::TOO_BIG | v6::TIME_EXCEEDED | v6::PARAMETER_PROBLEM => Kind::Error,
+            _ => Kind::Message,
+        }),
+        _ => None,
+    }
 }
 
 /// Finds the packet that an ICMP error quotes: its fields, with offsets from the first byte of the frame

@@ -3,6 +3,7 @@
 use super::eventual_sum;
 use crate::buf::Csum;
 use crate::engine::DropReason;
+use crate::wire::meta::parse_quoted;
 use crate::wire::sum::{fold, pseudo4, pseudo6};
 use crate::wire::{Family, Link, Meta, Parsed, be16, be32, be128, gre, gue, ipv4, ipv6, number, parse, udp};
 
@@ -44,12 +45,7 @@ pub fn decap(packet: &[u8], csum: Csum, gue_port: Option<u16>) -> Result<Decap, 
         number::UDP if gue_port == Some(outer.dport) => {
             let length = usize::from(be16(payload, udp::field::LENGTH));
             let datagram = payload.get(..length).ok_or(DropReason::BadTunnel)?;
-            let proto = gue_header(packet, &outer, datagram, csum)?;
-            let family = match proto {
-                number::IPIP => Family::V4,
-                number::IPV6 => Family::V6,
-                _ => return Err(DropReason::Protocol),
-            };
+            let family = gue_family(gue_header(packet, &outer, datagram, csum)?)?;
             Decap { inner: l4 + udp::LEN + gue::LEN, end: l4 + length, family }
         }
         _ => return Err(DropReason::Protocol),
@@ -57,6 +53,33 @@ pub fn decap(packet: &[u8], csum: Csum, gue_port: Option<u16>) -> Result<Decap, 
     let version = packet.get(found.inner..found.end).and_then(|p| p.first()).map(|b| b >> 4);
     let agrees = version == Some(if found.family == Family::V4 { 4 } else { 6 });
     if agrees { Ok(found) } else { Err(DropReason::BadVersion) }
+}
+
+/// Finds the inner packet of a tunnel packet that an ICMP error quotes (kernel rule 33): `quoted` is what
+/// [`crate::nat::icmp::quoted`] found in `frame`, `gue_port` the GUE port of its destination.
+///
+/// # Errors
+/// - [`DropReason::Protocol`]: what is quoted is no tunnel packet
+/// - [`DropReason::BadTunnel`]: its GRE or GUE header is not ours, or cut off
+/// - [`DropReason::IcmpIgnored`]: fewer than 8 bytes of the inner transport header are quoted
+/// - others of [`crate::wire::meta`]: the inner IP header is cut off or makes no sense
+pub fn quoted_inner(frame: &[u8], quoted: &Meta, gue_port: Option<u16>) -> Result<Meta, DropReason> {
+    let frame = frame.get(..quoted.end as usize).ok_or(DropReason::ShortIpHeader)?;
+    let at = quoted.l4 as usize;
+    let payload = frame.get(at..).ok_or(DropReason::ShortIpHeader)?;
+    let (header, family) = match quoted.proto {
+        number::IPIP => (0, Family::V4),
+        number::IPV6 => (0, Family::V6),
+        number::GRE => gre_fields(payload)?,
+        number::UDP if gue_port == Some(quoted.dport) => {
+            let (proto, len) = payload.get(udp::LEN..).and_then(gue::read).ok_or(DropReason::BadTunnel)?;
+            (udp::LEN + len, gue_family(proto)?)
+        }
+        _ => return Err(DropReason::Protocol),
+    };
+    let inner = parse_quoted(frame, at + header, family)?;
+    let enough = inner.end - u32::from(inner.l4) >= 8;
+    if enough { Ok(inner) } else { Err(DropReason::IcmpIgnored) }
 }
 
 /// `csum` with offsets from `at`, as [`eventual_sum`] of the bytes from there wants it.
@@ -67,21 +90,35 @@ fn inside(csum: Csum, at: usize) -> Csum {
     }
 }
 
-/// Length of the header and family of the payload.
+/// Length of the header and family of the payload; the checksum is looked at.
 fn gre_header(payload: &[u8], csum: Csum) -> Result<(usize, Family), DropReason> {
+    let (header, family) = gre_fields(payload)?;
+    let right =
+        header == gre::LEN || (payload.len() >= gre::LEN_CSUM && fold(eventual_sum(payload, csum)) == 0xffff);
+    if right { Ok((header, family)) } else { Err(DropReason::BadTunnel) }
+}
+
+/// Length of the header and family of the payload, as the first four bytes tell.
+fn gre_fields(payload: &[u8]) -> Result<(usize, Family), DropReason> {
     let header = payload.first_chunk::<{ gre::LEN }>().ok_or(DropReason::BadTunnel)?;
-    let flags = be16(header, gre::field::FLAGS);
     let family = match be16(header, gre::field::KIND) {
         number::ETH_IPV4 => Family::V4,
         number::ETH_IPV6 => Family::V6,
         _ => return Err(DropReason::Protocol),
     };
-    match flags {
+    match be16(header, gre::field::FLAGS) {
         0 => Ok((gre::LEN, family)),
-        gre::CSUM if payload.len() >= gre::LEN_CSUM && fold(eventual_sum(payload, csum)) == 0xffff => {
-            Ok((gre::LEN_CSUM, family))
-        }
+        gre::CSUM => Ok((gre::LEN_CSUM, family)),
         _ => Err(DropReason::BadTunnel),
+    }
+}
+
+/// Family of the packet that GUE announces.
+fn gue_family(proto: u8) -> Result<Family, DropReason> {
+    match proto {
+        number::IPIP => Ok(Family::V4),
+        number::IPV6 => Ok(Family::V6),
+        _ => Err(DropReason::Protocol),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::wire::{Family, Meta, be16, gre, gue, ipv4, ipv6, number, put16, sctp,
 
 mod decap;
 
-pub use decap::{Decap, decap};
+pub use decap::{Decap, decap, quoted_inner};
 
 /// How a packet is to be encapsulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -169,6 +169,27 @@ fn bad_tunnel_packets_are_refused_by_name() {
     assert_eq!(check(&fragment), DropReason::BadFragment);
 }
 
+#[test]
+fn a_recorded_error_about_an_outer_packet_leads_to_the_inner_one() {
+    // 2-pmtu-tun4-router steps 2 (the kernel tells the client) and 6 (too little quoted: nothing)
+    let enough = hex(
+        "4500004c006140004001263c0a0200100a0200010304570a00000578450005b400004000400421370a0200010a02000b\
+         450005a0005140004006006ac63364050a0100649c400050000003e9",
+    );
+    let m = meta(&enough, Link::Ip);
+    let outer = with_packet(&enough, Offload::NONE, |p| crate::nat::icmp::quoted(p, &m)).0.unwrap();
+    let inner = quoted_inner(&enough, &outer, None).unwrap();
+    assert_eq!((inner.l3, inner.sport, inner.dport), (48, 40_000, 80));
+    assert_eq!(inner.dst(&enough), "10.1.0.100".parse::<IpAddr>().unwrap());
+    let little = hex(
+        "45000038006240004001264f0a0200100a02000103046cf600000514450005b400004000400421370a0200010a02000b\
+         450005a000514000",
+    );
+    let m = meta(&little, Link::Ip);
+    let outer = with_packet(&little, Offload::NONE, |p| crate::nat::icmp::quoted(p, &m)).0.unwrap();
+    assert_eq!(quoted_inner(&little, &outer, None), Err(DropReason::ShortIpHeader));
+}
+
 fn tunnels() -> impl Strategy<Value = Tunnel> {
     let csum = prop::sample::select(vec![TunnelCsum::None, TunnelCsum::Csum, TunnelCsum::RemCsum]);
     (0..3u8, csum).prop_map(|(kind, csum)| match kind {
@@ -194,6 +215,14 @@ proptest! {
         let found = decap(&out, Csum::Complete, Some(6080)).unwrap();
         prop_assert_eq!(&out[found.inner..found.end], &before[..]);
         prop_assert_eq!(found.inner, overhead(tunnel, outer6));
+        for cut in 0..=out.len() {
+            // as an ICMP error quotes it: cut off anywhere
+            let quote = crate::wire::meta::parse_quoted(&out[..cut], 0, result.unwrap().family);
+            let inner = quote.and_then(|q| quoted_inner(&out[..cut], &q, Some(6080))).ok();
+            let needs = found.inner + (m.l4 as usize) + 8;
+            prop_assert_eq!(inner.is_some(), cut >= needs, "cut {} of {}: {:?}", cut, needs, inner);
+            prop_assert!(inner.is_none_or(|i| (i.l3, i.sport, i.dport) == (found.inner as u16, src.1, dst.1)));
+        }
         let etherparse = etherparse::SlicedPacket::from_ip(&out).unwrap();
         prop_assert!(etherparse.net.is_some());
     }

@@ -1,7 +1,7 @@
 //! IPv4 header (RFC 791).
 
-use super::sum::{Delta, checksum};
-use super::{be16, put16, put32};
+use super::sum::{Delta, fold};
+use super::{be16, be32, put16, put32};
 
 /// Length without options.
 pub const LEN: usize = 20;
@@ -64,8 +64,8 @@ impl Header {
         put16(out, field::CHECKSUM, 0);
         put32(out, field::SRC, self.src);
         put32(out, field::DST, self.dst);
-        let sum = checksum(out);
-        put16(out, field::CHECKSUM, sum);
+        let words = [0, 4, 8, 12, 16].map(|at| u64::from(be32(out, at)));
+        put16(out, field::CHECKSUM, !fold(words.iter().sum()));
     }
 }
 
