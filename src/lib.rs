@@ -22,3 +22,7 @@ pub mod wire;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod io;
+#[cfg(feature = "daemon")]
+pub mod lab;
+#[cfg(feature = "daemon")]
+pub mod real;

@@ -6,5 +6,6 @@ pub mod link;
 pub mod netlink;
 pub mod ns;
 pub mod packet;
+pub mod raw;
 pub mod tuntap;
 pub mod watch;

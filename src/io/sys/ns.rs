@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread::JoinHandle;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -170,8 +171,8 @@ pub fn become_root() -> io::Result<()> {
 /// Which side of [`isolate`] the caller is.
 #[derive(Debug)]
 pub enum Side {
-    /// The first process of the new PID namespace: go on.
-    Inside,
+    /// The first process of the new PID namespace: go on. The number is its process id as seen outside.
+    Inside(u32),
     /// The process outside; wait for the one inside and end as it ended.
     Outside(Warden),
 }
@@ -220,15 +221,17 @@ impl Warden {
 
 /// Splits the program in two: the child goes on as the first process of a new PID namespace (and as root
 /// of a new user namespace unless the caller already may make namespaces), the parent only waits.
-/// When either ends, every process started inside is killed by the kernel.
+/// When either ends, every process started inside is killed by the kernel. The child has an empty `/run`
+/// of its own, gone with it.
 ///
 /// Call it before any thread is started.
 ///
 /// # Errors
 /// The step that failed, with what to do about it.
 pub fn isolate() -> io::Result<Side> {
+    let wanted = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     // Root of a container may lack CAP_SYS_ADMIN; then it goes the ordinary user's way.
-    if !geteuid().is_root() || unshare(CloneFlags::CLONE_NEWPID).is_err() {
+    if !geteuid().is_root() || unshare(wanted).is_err() {
         become_root().map_err(|e| {
             io::Error::new(
                 e.kind(),
@@ -239,7 +242,7 @@ pub fn isolate() -> io::Result<Side> {
                 ),
             )
         })?;
-        unshare(CloneFlags::CLONE_NEWPID)?;
+        unshare(wanted)?;
     }
     let (mut read, write) = io::pipe()?;
     // SAFETY: the caller has started no thread (documented; `become_root` would have failed with EINVAL
@@ -257,23 +260,38 @@ pub fn isolate() -> io::Result<Side> {
                 let _ = read.read(&mut [0u8; 1]);
                 std::process::exit(1);
             })?;
-            Ok(Side::Inside)
+            let outside = fs::read_link("/proc/self")?.to_string_lossy().parse().map_err(io::Error::other)?;
+            own_mounts().map_err(|e| io::Error::new(e.kind(), format!("cannot mount an own /run: {e}")))?;
+            Ok(Side::Inside(outside))
         }
     }
 }
 
-/// Enters the user, PID and a network namespace of an isolated program and replaces this process's child
-/// by `command`: returns its exit status.
+fn own_mounts() -> io::Result<()> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))?;
+    // So that process numbers in /proc are those of the PID namespace. Containers that hide parts of /proc
+    // forbid it; then only tools such as ps show the outer numbers.
+    let _ = mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none);
+    Ok(())
+}
+
+/// Runs `command` in the user, mount and PID namespace of an isolated program and in one of its network
+/// namespaces, given by a descriptor of that program. The calling process has to have one thread, and is
+/// left in those namespaces.
 ///
 /// # Errors
 /// Not permitted (another user's namespaces), or the command cannot be started.
 pub fn run_inside(pid: u32, net_fd: RawFd, command: &mut Command) -> io::Result<std::process::ExitStatus> {
     let user = File::open(format!("/proc/{pid}/ns/user"))?;
     let pids = File::open(format!("/proc/{pid}/ns/pid"))?;
+    let mounts = File::open(format!("/proc/{pid}/ns/mnt"))?;
     let net = File::open(format!("/proc/{pid}/fd/{net_fd}"))?;
     if fs::read_link("/proc/self/ns/user")? != fs::read_link(format!("/proc/{pid}/ns/user"))? {
         setns(&user, CloneFlags::CLONE_NEWUSER)?;
     }
+    setns(&mounts, CloneFlags::CLONE_NEWNS)?;
     setns(&pids, CloneFlags::CLONE_NEWPID)?;
     setns(&net, CloneFlags::CLONE_NEWNET)?;
     command.status()
