@@ -26,3 +26,5 @@ pub mod io;
 pub mod lab;
 #[cfg(feature = "daemon")]
 pub mod real;
+#[cfg(feature = "daemon")]
+pub mod worker;

@@ -146,6 +146,8 @@ drop_reasons! {
     PersistenceData = "persistence_data",
     /// The device refused the packet (queue full).
     DeviceFull = "device_full",
+    /// The device refused the packet (too long, or an offload it cannot do).
+    DeviceRefused = "device_refused",
     /// The device is gone or down.
     DeviceDown = "device_down",
 }

@@ -20,15 +20,21 @@ use crate::wire::Link;
 
 pub mod error;
 pub mod fit;
+pub mod guard;
 pub mod mac;
+pub mod mem;
 pub mod packet;
+pub mod pcap;
 pub mod tap;
 pub mod tun;
 pub mod tuntap;
 pub mod vnet;
+pub mod wrap;
 
 pub use error::{OpenError, PortError};
+pub use mem::MemPort;
 pub use packet::PacketPort;
+pub use pcap::{PcapIn, PcapOut};
 pub use tap::TapPort;
 pub use tun::TunPort;
 
@@ -165,6 +171,13 @@ impl<'m> SlotIter<'m> {
     /// Free slots left.
     pub fn remaining(&self) -> usize {
         self.rest.len() / self.slot
+    }
+    /// The next `n` free slots (at most what there is) as an iterator of their own.
+    pub fn carve(&mut self, n: usize) -> SlotIter<'m> {
+        let at = n.min(self.remaining()) * self.slot;
+        let (mine, rest) = std::mem::take(&mut self.rest).split_at_mut(at);
+        self.rest = rest;
+        SlotIter { rest: mine, slot: self.slot }
     }
     /// The memory of all free slots, in the order in which they will be handed out, and the size of one.
     pub fn peek(&mut self) -> (&mut [u8], usize) {

@@ -8,4 +8,3 @@ pub mod ns;
 pub mod packet;
 pub mod raw;
 pub mod tuntap;
-pub mod watch;

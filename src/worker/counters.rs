@@ -1,0 +1,74 @@
+//! What a port did, counted once per burst by its worker and read by anybody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counters of a port; clones share the same numbers.
+#[derive(Clone, Debug, Default)]
+pub struct PortCounters(Arc<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    received: AtomicU64,
+    received_bytes: AtomicU64,
+    sent: AtomicU64,
+    full: AtomicU64,
+    refused: AtomicU64,
+    down: AtomicU64,
+    transitions: AtomicU64,
+}
+
+/// The numbers at one moment. Super-frames count as one packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Packets received.
+    pub received: u64,
+    /// Bytes received, link headers included.
+    pub received_bytes: u64,
+    /// Packets the device took.
+    pub sent: u64,
+    /// Packets dropped because the device's queue was full.
+    pub full: u64,
+    /// Packets dropped because they do not suit the device.
+    pub refused: u64,
+    /// Packets dropped because the device did not work.
+    pub down: u64,
+    /// How often the device broke or came back.
+    pub transitions: u64,
+}
+
+// Only the worker writes: a load and a store are enough and cheaper than a locked addition.
+fn add(to: &AtomicU64, n: u64) {
+    if n > 0 {
+        to.store(to.load(Relaxed) + n, Relaxed);
+    }
+}
+
+impl PortCounters {
+    pub(super) fn received(&self, packets: usize, bytes: usize) {
+        add(&self.0.received, packets as u64);
+        add(&self.0.received_bytes, bytes as u64);
+    }
+    pub(super) fn sent(&self, report: &crate::io::SendReport, down: usize) {
+        add(&self.0.sent, report.sent as u64);
+        add(&self.0.full, report.full as u64);
+        add(&self.0.refused, report.refused as u64);
+        add(&self.0.down, down as u64);
+    }
+    pub(super) fn transition(&self) {
+        add(&self.0.transitions, 1);
+    }
+    /// The numbers now.
+    pub fn read(&self) -> PortStats {
+        let n = &self.0;
+        PortStats {
+            received: n.received.load(Relaxed),
+            received_bytes: n.received_bytes.load(Relaxed),
+            sent: n.sent.load(Relaxed),
+            full: n.full.load(Relaxed),
+            refused: n.refused.load(Relaxed),
+            down: n.down.load(Relaxed),
+            transitions: n.transitions.load(Relaxed),
+        }
+    }
+}
