@@ -2,8 +2,9 @@
 //! can only hold what makes sense, or to every reason why not.
 //!
 //! `keys` lists the keys, `read` and `doc` turn text into values with their places, `check` holds the
-//! rules, `plan` is the result. Nothing here opens a device or touches a file.
+//! rules, `plan` is the result, `apply` makes a running catalog of it. Nothing here opens a device or touches a file.
 
+pub mod apply;
 pub mod check;
 pub mod diag;
 pub mod doc;

@@ -80,19 +80,9 @@ pub fn find(name: &str) -> Option<&'static Known> {
     ALL.iter().find(|k| k.name == name)
 }
 
-/// Settings that do something in this version; the others are taken and reported.
-const EFFECTIVE: &[&str] = &[
-    "conn_reuse_mode",
-    "expire_nodest_conn",
-    "expire_quiescent_template",
-    "nat_icmp_send",
-    "pmtu_disc",
-    "sloppy_tcp",
-];
-
-/// True when the setting does something in this version.
+/// True when the setting does something in this version; the others are taken and reported.
 pub fn has_effect(name: &str) -> bool {
-    EFFECTIVE.contains(&name)
+    crate::svc::Sysctl::default().set(name, 0).is_ok()
 }
 
 /// A value of a setting.

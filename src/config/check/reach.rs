@@ -43,7 +43,6 @@ impl<'a> Routes<'a> {
     }
 
     fn follow(&self, ip: IpAddr, depth: usize) -> Option<Hop> {
-        // One IPv6 link-local network is on every port: only a port could tell which is meant.
         let connected =
             self.networks().filter(|(_, c)| c.contains(ip)).map(|(i, c)| (c.len, Hop { port: i, via: None }));
         let routed = self.doc.routes.iter().filter(|r| r.to.value.contains(ip)).filter_map(|r| {
@@ -77,7 +76,9 @@ impl<'a> Routes<'a> {
 
     fn networks(&self) -> impl Iterator<Item = (usize, Cidr)> + '_ {
         let ports = self.doc.ports.iter().enumerate();
-        ports.flat_map(|(i, p)| p.addresses.iter().map(move |a| (i, a.value)))
+        // A host address connects to no network.
+        let network = |c: &Cidr| *c != Cidr::host(c.addr);
+        ports.flat_map(move |(i, p)| p.addresses.iter().map(move |a| (i, a.value))).filter(move |(_, c)| network(c))
     }
 }
 
