@@ -11,6 +11,7 @@ pub mod conn;
 pub mod dr;
 pub mod engine;
 pub mod host;
+pub mod ipvsadm;
 pub mod nat;
 pub mod sched;
 pub mod svc;

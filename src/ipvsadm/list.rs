@@ -1,0 +1,290 @@
+//! `ipvsadm -Ln` in all its forms: services and real servers as text, byte for byte as recorded.
+
+use std::cmp::Ordering;
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::parse::{ListCommand, Show};
+use super::stats::{Baseline, Rates};
+use crate::svc::{
+    Dest, Forward, SchedulerFlags, SchedulerKind, Service, ServiceKey, Timeouts, Tunnel, TunnelCsum,
+};
+
+/// The recorded table size: 2^12 buckets. Scripts compare this line, so it is not made up from ours.
+const VERSION: &str = "IP Virtual Server version 1.2.1 (size=4096)\n";
+/// Names of real servers are cut at this width.
+const NAME_WIDTH: usize = 28;
+
+/// Everything a listing is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Services in the catalog's order.
+    pub services: &'a [Arc<Service>],
+    /// Counters at the last `-Z`.
+    pub zero: &'a Baseline,
+    /// Rates for `--rate`.
+    pub rates: &'a Rates,
+    /// Timeouts for `--timeout`.
+    pub timeouts: &'a Timeouts,
+}
+
+/// The text of a listing of services; `None` when the named service does not exist. Connections
+/// (`-c`) are not services: their listing is made from the engine's table.
+pub fn listing(source: Source<'_>, what: &ListCommand) -> Option<String> {
+    if what.show == Show::Timeout {
+        let [tcp, tcp_fin, udp] = source.timeouts.listed().map(|s| s.as_secs());
+        return Some(format!("Timeout (tcp tcpfin udp): {tcp} {tcp_fin} {udp}\n"));
+    }
+    let mut out = String::new();
+    let mut services: Vec<&Arc<Service>> = source.services.iter().collect();
+    match what.service {
+        Some(key) => {
+            services.retain(|s| s.spec.key == key);
+            if services.is_empty() {
+                return None;
+            }
+        }
+        None => out.push_str(VERSION),
+    }
+    if !what.nosort {
+        sort_by(&mut services, &mut |a, b| compare_services(&a.spec.key, &b.spec.key));
+    }
+    out.push_str(title(what.show));
+    for s in services {
+        let name = service_name(&s.spec.key);
+        // writing to a String cannot fail
+        let _ = match what.show {
+            Show::Stats => writeln!(out, "{name:<33}{}", numbers(source.zero.service(s), what.exact)),
+            Show::Rate => writeln!(out, "{name:<33}{}", numbers(source.rates.service(s), what.exact)),
+            _ => writeln!(out, "{name} {}", properties(s)),
+        };
+        let mut dests: Vec<&Arc<Dest>> = s.dests.iter().collect();
+        if !what.nosort {
+            sort_by(&mut dests, &mut |a, b| compare_dests(a, b));
+        }
+        for d in dests {
+            let _ = writeln!(out, "  -> {:<NAME_WIDTH$}{}", dest_name(d), dest_columns(d, source, what));
+        }
+    }
+    Some(out)
+}
+
+fn title(show: Show) -> &'static str {
+    match show {
+        Show::Stats => {
+            "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes\n\
+             \x20 -> RemoteAddress:Port\n"
+        }
+        Show::Rate => {
+            "Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS\n\
+             \x20 -> RemoteAddress:Port\n"
+        }
+        Show::Thresholds => {
+            "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n\
+             \x20 -> RemoteAddress:Port\n"
+        }
+        Show::PersistentConn => {
+            "Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn \n\
+             \x20 -> RemoteAddress:Port\n"
+        }
+        Show::TunInfo => {
+            "Prot LocalAddress:Port Scheduler Flags\n\
+             \x20 -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn\n"
+        }
+        Show::Plain | Show::Timeout | Show::Connections { .. } => {
+            "Prot LocalAddress:Port Scheduler Flags\n\
+             \x20 -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n"
+        }
+    }
+}
+
+fn service_name(key: &ServiceKey) -> String {
+    match key {
+        ServiceKey::Address { proto, ip, port } => {
+            format!("{:<4} {}", proto.name().to_uppercase(), endpoint(*ip, *port))
+        }
+        // printed as a signed number, as ipvsadm does (8-cli-service-errors: mark 4294967295)
+        ServiceKey::Mark { mark, v6 } => {
+            format!("FWM  {}{}", *mark as i32, if *v6 { " IPv6" } else { "" })
+        }
+    }
+}
+
+/// Scheduler, its flags, persistence and the rest of the service's line.
+fn properties(s: &Service) -> String {
+    let spec = &s.spec;
+    let mut out = spec.scheduler.name().to_string();
+    let flags = flag_names(spec.scheduler, spec.flags);
+    if !flags.is_empty() {
+        let _ = write!(out, " ({flags})");
+    }
+    if let Some(p) = spec.persistence {
+        let _ = write!(out, " persistent {}", p.timeout.as_secs());
+        match (spec.key.is_v6(), p.netmask) {
+            (false, 32..) | (true, 128..) => {}
+            (false, len) => {
+                let bits = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+                let _ = write!(out, " mask {}", std::net::Ipv4Addr::from(bits));
+            }
+            (true, len) => {
+                let _ = write!(out, " mask {len}");
+            }
+        }
+    }
+    if spec.one_packet {
+        out.push_str(" ops");
+    }
+    out
+}
+
+/// The flags' names depend on the scheduler; others than `sh` and `mh` only number them.
+pub(super) fn flag_names(scheduler: SchedulerKind, flags: SchedulerFlags) -> String {
+    let (fallback, port) = match scheduler {
+        SchedulerKind::Sh => ("sh-fallback", "sh-port"),
+        SchedulerKind::Mh => ("mh-fallback", "mh-port"),
+        _ => ("flag-1", "flag-2"),
+    };
+    let names: Vec<_> = [(flags.fallback, fallback), (flags.port, port)]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect();
+    names.join(",")
+}
+
+fn dest_name(d: &Dest) -> String {
+    let mut name = endpoint(d.spec.ip, d.spec.port);
+    if d.spec.ip.is_ipv4() {
+        name.truncate(NAME_WIDTH);
+    }
+    name
+}
+
+fn dest_columns(d: &Dest, source: Source<'_>, what: &ListCommand) -> String {
+    let spec = &d.spec;
+    let (active, inactive) = (d.active(), d.inactive());
+    let method = match spec.forward {
+        Forward::Nat => "Masq",
+        Forward::FullNat => "FullNat",
+        Forward::Tun(_) => "Tunnel",
+        Forward::Dr => "Route",
+    };
+    let weight = spec.weight;
+    match what.show {
+        Show::Stats => numbers(source.zero.dest(d), what.exact),
+        Show::Rate => numbers(source.rates.dest(d), what.exact),
+        Show::Thresholds => format!(" {:<10} {:<10} {active:<10} {inactive:<10}", spec.upper, spec.lower),
+        // no service holds templates yet, so there are no persistent connections to count
+        Show::PersistentConn => format!(" {weight:<9} {:<11} {active:<10} {inactive:<10}", 0),
+        Show::TunInfo => {
+            let info = tunnel_info(spec.forward);
+            format!(" {method:<7} {info:<13} {weight:<6} {active:<10} {inactive:<10}")
+        }
+        Show::Plain | Show::Timeout | Show::Connections { .. } => {
+            format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}")
+        }
+    }
+}
+
+fn tunnel_info(forward: Forward) -> String {
+    let csum = |c| match c {
+        TunnelCsum::None => "-c",
+        TunnelCsum::Csum => "+c",
+        TunnelCsum::RemCsum => "r+c",
+    };
+    match forward {
+        Forward::Tun(Tunnel::Ipip) => "ipip".into(),
+        Forward::Tun(Tunnel::Gre { csum: c }) => format!("gre:{}", csum(c)),
+        Forward::Tun(Tunnel::Gue { port, csum: c }) => format!("gue:{port}:{}", csum(c)),
+        Forward::Nat | Forward::FullNat | Forward::Dr => "n/a".into(),
+    }
+}
+
+/// Five counters, each in eight columns behind a space.
+fn numbers(values: [u64; 5], exact: bool) -> String {
+    values.iter().fold(String::new(), |mut out, v| {
+        let _ = match v {
+            _ if exact => write!(out, " {v:>8}"),
+            0..100_000_000 => write!(out, " {v:>8}"),
+            100_000_000..1_000_000_000 => write!(out, " {:>7}K", v / 1_000),
+            1_000_000_000..100_000_000_000 => write!(out, " {:>7}M", v / 1_000_000),
+            100_000_000_000..100_000_000_000_000 => write!(out, " {:>7}G", v / 1_000_000_000),
+            _ => write!(out, " {:>7}T", v / 1_000_000_000_000),
+        };
+        out
+    })
+}
+
+/// `10.1.0.100:80`, `[2001:db8::1]:80`
+pub(super) fn endpoint(ip: IpAddr, port: u16) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("{ip}:{port}"),
+        IpAddr::V6(ip) => format!("[{ip}]:{port}"),
+    }
+}
+
+/// ipvsadm's order subtracts addresses as wrapping 32-bit words and looks at the sign, so it is not a
+/// total order: 255.255.255.255 comes before 0.0.0.0 (8-cli-service-errors).
+fn by_words(a: &[u32; 4], b: &[u32; 4]) -> Ordering {
+    let sign = a.iter().zip(b).map(|(a, b)| (a.wrapping_sub(*b) as i32).cmp(&0));
+    sign.into_iter().find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+}
+
+fn address_words(ip: IpAddr) -> [u32; 4] {
+    match ip {
+        IpAddr::V4(ip) => [u32::from(ip), 0, 0, 0],
+        IpAddr::V6(ip) => {
+            let v = u128::from(ip);
+            [(v >> 96) as u32, (v >> 64) as u32, (v >> 32) as u32, v as u32]
+        }
+    }
+}
+
+/// By mark, family, protocol, address, port.
+fn compare_services(a: &ServiceKey, b: &ServiceKey) -> Ordering {
+    let parts = |k: &ServiceKey| match k {
+        ServiceKey::Address { proto, ip, port } => (0, k.is_v6(), proto.number(), address_words(*ip), *port),
+        ServiceKey::Mark { mark, v6 } => (*mark, *v6, 0, [0; 4], 0),
+    };
+    let (a, b) = (parts(a), parts(b));
+    (a.0.wrapping_sub(b.0) as i32)
+        .cmp(&0)
+        .then(a.1.cmp(&b.1))
+        .then(a.2.cmp(&b.2))
+        .then_with(|| by_words(&a.3, &b.3))
+        .then(a.4.cmp(&b.4))
+}
+
+/// By address and port; of two families only the first word counts (8-cli-dest-errors).
+fn compare_dests(a: &Dest, b: &Dest) -> Ordering {
+    let (a, b) = (&a.spec, &b.spec);
+    let (mut wa, mut wb) = (address_words(a.ip), address_words(b.ip));
+    if a.ip.is_ipv4() {
+        (wa, wb) = ([wa[0], 0, 0, 0], [wb[0], 0, 0, 0]);
+    }
+    by_words(&wa, &wb).then(a.port.cmp(&b.port))
+}
+
+/// A merge sort that takes any comparison: the standard sort may panic over one that is no total order.
+fn sort_by<T: Copy>(items: &mut [T], compare: &mut impl FnMut(T, T) -> Ordering) {
+    if items.len() < 2 {
+        return;
+    }
+    let (left, right) = items.split_at_mut(items.len() / 2);
+    sort_by(left, compare);
+    sort_by(right, compare);
+    let (left, right) = (left.to_vec(), right.to_vec());
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    for slot in items {
+        let take_left = match (left.peek(), right.peek()) {
+            (Some(l), Some(r)) => compare(**l, **r).is_le(),
+            (l, _) => l.is_some(),
+        };
+        if let Some(item) = if take_left { left.next() } else { right.next() } {
+            *slot = *item;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! The language of `ipvsadm`: its command lines read, its listings written.
+//!
+//! Text in, typed commands out; a catalog in, text out. Nothing here opens a file, resolves a name or
+//! talks to anybody, so the same code serves the command, the control socket and the replay of
+//! recordings.
+
+#![forbid(unsafe_code)]
+
+pub mod list;
+pub mod parse;
+mod scan;
+pub mod stats;
+
+use std::fmt;
+
+use crate::svc::{Catalog, CatalogError};
+
+pub use parse::{Command, ListCommand, Show, parse};
+pub use stats::{Baseline, Rates};
+
+/// Why a command line was refused, in `ipvsadm`'s words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The message for stderr, without line end.
+    pub text: String,
+    /// Exit status: 2 = refused by ipvsadm itself, 255 = by the kernel or the option parser
+    /// (IPVS-RULES section 8).
+    pub code: u8,
+}
+
+impl Refusal {
+    /// Refused by ipvsadm's own checks (exit status 2).
+    pub fn usage(text: impl Into<String>) -> Refusal {
+        Refusal { text: text.into(), code: 2 }
+    }
+    /// Refused by the kernel or the option parser (exit status 255).
+    pub fn kernel(text: impl Into<String>) -> Refusal {
+        Refusal { text: text.into(), code: 255 }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<CatalogError> for Refusal {
+    fn from(e: CatalogError) -> Refusal {
+        Refusal::kernel(e.to_string())
+    }
+}
+
+/// Applies a command that changes something. Listings change nothing: see [`list`].
+///
+/// # Errors
+/// What the kernel would have refused, in its words.
+pub fn apply(command: &Command, catalog: &mut Catalog, zero: &mut Baseline) -> Result<(), Refusal> {
+    match command {
+        Command::AddService(spec) => catalog.add_service(spec.clone()).map(drop)?,
+        Command::EditService(spec) => catalog.edit_service(spec.clone())?,
+        Command::DeleteService(key) => catalog.remove_service(key)?,
+        Command::Clear => catalog.clear(),
+        Command::AddDest(key, spec) => catalog.add_dest(key, spec.clone()).map(drop)?,
+        Command::EditDest(key, spec) => catalog.edit_dest(key, spec.clone())?,
+        Command::DeleteDest(key, ip, port) => catalog.remove_dest(key, *ip, *port)?,
+        Command::Zero(None) => catalog.services().iter().for_each(|s| zero.zero(s)),
+        Command::Zero(Some(key)) => zero.zero(catalog.service(key).ok_or(CatalogError::NoSuchService)?),
+        Command::Set([tcp, tcp_fin, udp]) => catalog.timeouts.set(*tcp, *tcp_fin, *udp),
+        Command::List(_) => {}
+    }
+    Ok(())
+}
