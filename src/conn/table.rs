@@ -105,6 +105,31 @@ impl<A: Addr> Conn<A> {
         };
         Tuple { src: self.real, dst, sport: self.rport, dport, proto: self.proto }
     }
+    /// The connection of a packet that leaves none behind (one-packet scheduling). Not for the table.
+    pub fn passing(new: &NewConn<A>) -> Conn<A> {
+        let (local, lport) = new.local.unwrap_or_default();
+        let fullnat = if new.local.is_some() { flag::FULLNAT } else { 0 };
+        Conn {
+            client: new.client.src,
+            virt: new.client.dst,
+            real: new.real.0,
+            local,
+            cport: new.client.sport,
+            vport: new.client.dport,
+            rport: new.real.1,
+            lport,
+            dest: new.dest,
+            deadline: Tick(0),
+            armed: Tick(0),
+            prev: NIL,
+            next: NIL,
+            age: 0,
+            packets: 0,
+            proto: new.client.proto,
+            state: new.state,
+            flags: new.flags | fullnat,
+        }
+    }
     fn key(&self, side: Side) -> Tuple<A> {
         match side {
             Side::Client => self.client_key(),
@@ -254,28 +279,8 @@ impl<A: Addr> Table<A> {
             self.cursor = now.bucket();
         }
         let deadline = now.after(new.timeout);
-        let (local, lport) = new.local.unwrap_or_default();
-        let fullnat = if new.local.is_some() { flag::FULLNAT } else { 0 };
-        let conn = Conn {
-            client: new.client.src,
-            virt: new.client.dst,
-            real: new.real.0,
-            local,
-            cport: new.client.sport,
-            vport: new.client.dport,
-            rport: new.real.1,
-            lport,
-            dest: new.dest,
-            deadline,
-            armed: deadline,
-            prev: NIL,
-            next: NIL,
-            age: 0,
-            packets: 0,
-            proto: new.client.proto,
-            state: new.state,
-            flags: new.flags | fullnat | flag::LIVE,
-        };
+        let conn = Conn::passing(new);
+        let conn = Conn { deadline, armed: deadline, flags: conn.flags | flag::LIVE, ..conn };
         let hash = self.hash(&new.client);
         if self.find(hash, &new.client).is_some() {
             return Err(OpenError::ClientKeyTaken);

@@ -1,5 +1,352 @@
 //! The director itself: packets, time and changes in; packets, verdicts and events out.
+//!
+//! > **Drive contract.** After every call that takes an [`Out`], send what is in it. Call
+//! > [`Engine::on_timeout`] no earlier than [`Engine::poll_timeout`] says and soon after. Nothing else is
+//! > needed: no clock, no thread, no descriptor.
+//!
+//! # Life of a packet
+//! [`Engine::on_packet`] counts it and asks [`input`] what it is: a frame for us, an ARP packet, an IP
+//! packet. An IP packet whose tuple is in the connection table goes on as [`inbound`] (from the client) or
+//! [`outbound`] (from a real server); another one that a service takes opens a connection in [`schedule`];
+//! an ICMP error about a connection is translated in [`related`]; everything else is the virtual host's.
+//! [`deliver`] is the one place where a packet towards a real server is rewritten and leaves.
+#![forbid(unsafe_code)]
 
+mod deliver;
+mod family;
+mod inbound;
+mod input;
+mod outbound;
+mod related;
+mod rows;
+mod schedule;
 pub mod verdict;
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::buf::{Out, PacketBuf};
+use crate::conn::key::HashKey;
+use crate::conn::table::{Table, flag};
+use crate::host::{AddrRange, Host, HostOptions};
+use crate::nat::pool::{LocalPool, PORTS};
+use crate::svc::{DestId, Snapshot};
+use crate::time::Mono;
+use crate::wire::Link;
+
+pub use rows::ConnRow;
 pub use verdict::{DropCounters, DropReason, PortId, Taken, Verdict};
+
+use family::{IpFamily, Tables};
+
+/// What an engine is made with and keeps for life.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Most connections, both families together.
+    pub connection_limit: u32,
+    /// Seed of everything random: packet identifications, hash keys, FULLNAT ports.
+    pub seed: u64,
+    /// Behaviour of the virtual host.
+    pub host: HostOptions,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions { connection_limit: 1_000_000, seed: 0, host: HostOptions::default() }
+    }
+}
+
+/// Packets by what became of them; `received` is the sum of all others and of the drops by verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets given to the engine.
+    pub received: u64,
+    /// Packets sent on as themselves.
+    pub forwarded: u64,
+    /// Packets for the director itself.
+    pub local: u64,
+    /// Packets kept until their neighbour answers.
+    pub parked: u64,
+    /// Packets sent in several pieces.
+    pub split: u64,
+    /// Fragments kept until their datagram is complete.
+    pub reassembling: u64,
+    /// Packets made by the engine: answers, errors, questions, pieces.
+    pub made: u64,
+    /// Connections opened.
+    pub opened: u64,
+    /// Connections that expired or were ended.
+    pub closed: u64,
+}
+
+/// The director of one worker.
+#[derive(Debug)]
+pub struct Engine {
+    snap: Arc<Snapshot>,
+    core: Core,
+}
+
+/// Everything mutable, apart from the snapshot so that both can be borrowed at once.
+#[derive(Debug)]
+struct Core {
+    links: Vec<Link>,
+    host: Host,
+    tables: Tables,
+    limit: u32,
+    /// FULLNAT tuples, by outgoing port.
+    pools: Vec<LocalPool>,
+    random: Random,
+    drops: DropCounters,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine that decides by `snapshot`.
+    ///
+    /// # Errors
+    /// When the memory for `connection_limit` connections cannot be reserved.
+    pub fn new(
+        now: Mono,
+        options: EngineOptions,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Engine, std::collections::TryReserveError> {
+        let mut random = Random(options.seed);
+        let key = HashKey(random.next(), random.next());
+        let mut host = Host::new(now, snapshot.net.clone(), random.next());
+        host.set_options(options.host);
+        let limit = options.connection_limit.max(1);
+        let tables = Tables { v4: Table::new(now, limit, key)?, v6: Table::new(now, limit, key)? };
+        let mut core = Core {
+            links: Vec::new(),
+            host,
+            tables,
+            limit,
+            pools: Vec::new(),
+            random,
+            drops: DropCounters::default(),
+            counters: Counters::default(),
+        };
+        core.configure(now, &snapshot);
+        Ok(Engine { snap: snapshot, core })
+    }
+    /// Takes another snapshot. Connections whose real server still exists are untouched.
+    pub fn on_snapshot(&mut self, now: Mono, snapshot: Arc<Snapshot>) {
+        if !Arc::ptr_eq(&self.snap.net, &snapshot.net) && *self.snap.net != *snapshot.net {
+            self.core.host.reconfigure(now, snapshot.net.clone());
+        }
+        self.core.configure(now, &snapshot);
+        self.core.close_orphans(&snapshot);
+        self.snap = snapshot;
+    }
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snap
+    }
+    /// Decides about one packet, changes it in place, and puts what it makes beside it into `out`.
+    #[inline]
+    pub fn on_packet(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
+        let Engine { snap, core } = self;
+        let before = out.len();
+        let verdict = core.packet(snap, now, port, pkt, out);
+        core.counters.made += (out.len() - before) as u64;
+        core.count(verdict);
+        verdict
+    }
+    /// Announces all addresses (gratuitous ARP, unsolicited neighbour advertisements).
+    pub fn announce(&mut self, now: Mono, out: &mut Out) {
+        self.core.host.announce(now, out);
+    }
+    /// When [`Engine::on_timeout`] is wanted next.
+    pub fn poll_timeout(&self, now: Mono) -> Option<Mono> {
+        let t = &self.core.tables;
+        [
+            self.core.host.poll_timeout(),
+            t.v4.poll_timeout(now),
+            t.v6.poll_timeout(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+    /// Expires what is due, a bounded number at a time, and lets the virtual host do its work.
+    pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {
+        let before = out.len();
+        let core = &mut self.core;
+        core.host.on_timeout(now, out);
+        core.expire::<u32>(&self.snap, now);
+        core.expire::<u128>(&self.snap, now);
+        core.counters.made += (out.len() - before) as u64;
+    }
+    /// A device refused packets the engine had sent.
+    pub fn device_drop(&mut self, why: DropReason, packets: u64) {
+        for _ in 0..packets {
+            self.core.drops.count(why);
+        }
+    }
+    /// Packets by what became of them.
+    pub fn counters(&self) -> Counters {
+        self.core.counters
+    }
+    /// Drops by verdict and by device.
+    pub fn drops(&self) -> &DropCounters {
+        &self.core.drops
+    }
+    /// The virtual host, for listing.
+    pub fn host(&self) -> &Host {
+        &self.core.host
+    }
+    /// The virtual host, for draining its events.
+    pub fn host_mut(&mut self) -> &mut Host {
+        &mut self.core.host
+    }
+    /// Live connections, both families.
+    pub fn connection_count(&self) -> usize {
+        self.core.tables.len()
+    }
+    /// Bytes held by the connection tables.
+    pub fn table_bytes(&self) -> usize {
+        self.core.tables.v4.bytes() + self.core.tables.v6.bytes()
+    }
+    /// Live connections for listing, IPv4 first.
+    pub fn connections(&self, now: Mono) -> impl Iterator<Item = ConnRow> + '_ {
+        let (snap, t) = (&self.snap, &self.core.tables);
+        let v4 = t.v4.iter().map(move |(_, c)| rows::row(c, snap, now));
+        v4.chain(t.v6.iter().map(move |(_, c)| rows::row(c, snap, now)))
+    }
+    /// Walks tables and counts and says what does not fit. For tests and fuzzing; slow.
+    ///
+    /// # Errors
+    /// The first broken invariant.
+    pub fn check(&self) -> Result<(), String> {
+        let core = &self.core;
+        core.tables.v4.check()?;
+        core.tables.v6.check()?;
+        let c = core.counters;
+        let known = c.forwarded + c.local + c.parked + c.split + c.reassembling;
+        let dropped: u64 = core.drops.total()
+            - [DropReason::DeviceFull, DropReason::DeviceDown].map(|r| core.drops.of(r)).iter().sum::<u64>();
+        if c.received != known + dropped {
+            return Err(format!("{} packets received, {known} used, {dropped} dropped", c.received));
+        }
+        if c.opened - c.closed != core.tables.len() as u64 {
+            return Err(format!("{} opened, {} closed, {} live", c.opened, c.closed, core.tables.len()));
+        }
+        for dest in self.snap.dests.iter().flatten() {
+            let (mut active, mut inactive) = (0, 0);
+            let mut add = |id: DestId, flags: u16| {
+                if id == dest.id && flags & flag::BOUND != 0 {
+                    *if flags & flag::INACTIVE != 0 { &mut inactive } else { &mut active } += 1;
+                }
+            };
+            core.tables.v4.iter().for_each(|(_, c)| add(c.dest, c.flags));
+            core.tables.v6.iter().for_each(|(_, c)| add(c.dest, c.flags));
+            if (dest.active(), dest.inactive()) != (active, inactive) {
+                return Err(format!(
+                    "{}: counts {}/{}, table {active}/{inactive}",
+                    dest.spec.ip,
+                    dest.active(),
+                    dest.inactive()
+                ));
+            }
+        }
+        let fullnat = core.tables.fullnat();
+        let taken: usize = core.pools.iter().map(LocalPool::live).sum();
+        if fullnat != taken {
+            return Err(format!("{taken} local tuples taken, {fullnat} FULLNAT connections"));
+        }
+        Ok(())
+    }
+}
+
+/// Most connections looked at by one `on_timeout`, so that no packet waits a millisecond for expiry.
+const EXPIRE_BUDGET: u32 = 2048;
+
+impl Core {
+    fn count(&mut self, verdict: Verdict) {
+        self.counters.received += 1;
+        match verdict {
+            Verdict::Send(_) => self.counters.forwarded += 1,
+            Verdict::Taken(Taken::Local) => self.counters.local += 1,
+            Verdict::Taken(Taken::Parked) => self.counters.parked += 1,
+            Verdict::Taken(Taken::Split) => self.counters.split += 1,
+            Verdict::Taken(Taken::Reassembling) => self.counters.reassembling += 1,
+            Verdict::Drop(why) => self.drops.count(why),
+        }
+    }
+    fn configure(&mut self, now: Mono, snap: &Snapshot) {
+        let net = &snap.net;
+        self.links = net.ports.iter().map(|p| p.link).collect();
+        let owners = |names: &Option<Vec<String>>| {
+            names.as_ref().map(|names| {
+                let id = |name: &String| net.ports.iter().position(|p| p.name == *name);
+                names.iter().filter_map(id).map(|i| PortId(i as u16)).collect()
+            })
+        };
+        let vips: Vec<_> = snap.vips.iter().map(|(ip, ports)| (*ip, owners(ports))).collect();
+        self.host.set_vips(now, &vips);
+        let configured: Vec<IpAddr> = net.local_addresses.iter().flat_map(AddrRange::iter).collect();
+        for (i, port) in net.ports.iter().enumerate() {
+            let addresses = if configured.is_empty() {
+                port.addresses.iter().map(|c| c.addr).collect()
+            } else {
+                configured.clone()
+            };
+            if self.pools.len() <= i {
+                let seed = (self.random.next(), self.random.next());
+                self.pools.push(LocalPool::new(addresses, PORTS, seed));
+            } else if self.pools[i].addresses() != addresses {
+                self.pools[i].set_addresses(addresses);
+            }
+        }
+    }
+    fn expire<A: IpFamily>(&mut self, snap: &Snapshot, now: Mono) {
+        let mut budget = EXPIRE_BUDGET;
+        while let Some(slot) = A::table(&mut self.tables).next_due(now, &mut budget) {
+            self.close::<A>(snap, slot);
+        }
+    }
+    /// Ends a connection and takes it off every count.
+    fn close<A: IpFamily>(&mut self, snap: &Snapshot, slot: u32) {
+        let conn = A::table(&mut self.tables).close(slot);
+        self.counters.closed += 1;
+        if conn.flags & flag::BOUND != 0
+            && let Some(dest) = snap.dest(conn.dest)
+        {
+            dest.unbind(conn.flags & flag::INACTIVE == 0);
+        }
+        if conn.flags & flag::FULLNAT != 0 {
+            self.give_back(&conn);
+        }
+    }
+    /// Ends connections of real servers the new snapshot does not know. The catalog forgets a server only
+    /// without connections; this catches one that was opened in the moment between.
+    fn close_orphans(&mut self, snap: &Snapshot) {
+        fn lost<A: IpFamily>(tables: &mut Tables, snap: &Snapshot) -> Vec<u32> {
+            let gone = |c: DestId| snap.dest(c).is_none();
+            A::table(tables).iter().filter(|(_, c)| gone(c.dest)).map(|(slot, _)| slot).collect()
+        }
+        if snap.dests.iter().all(Option::is_some) {
+            return;
+        }
+        for slot in lost::<u32>(&mut self.tables, snap) {
+            self.close::<u32>(snap, slot);
+        }
+        for slot in lost::<u128>(&mut self.tables, snap) {
+            self.close::<u128>(snap, slot);
+        }
+    }
+}
+
+/// The injected source of randomness: SplitMix64 over the seed.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -92,6 +92,24 @@ pub struct AddrRange {
     pub last: IpAddr,
 }
 
+impl AddrRange {
+    /// Every address of the range, at most 65,536.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        let (first, last) = (number(self.first), number(self.last));
+        let v4 = self.first.is_ipv4();
+        (first..=last).take(65_536).map(move |n| {
+            if v4 { IpAddr::V4(Ipv4Addr::from(n as u32)) } else { IpAddr::V6(Ipv6Addr::from(n)) }
+        })
+    }
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(a) => u32::from(a).into(),
+        IpAddr::V6(a) => a.into(),
+    }
+}
+
 /// Everything about the network around the director.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetPlan {

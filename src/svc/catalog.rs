@@ -120,8 +120,7 @@ impl Catalog {
         let mut scheduler = s.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         scheduler.reconfigure(spec.scheduler, spec.flags, &s.dests);
         s.scheduler = Arc::new(Mutex::new(scheduler));
-        s.spec = spec;
-        Ok(())
+        self.retouch_service(spec)
     }
     /// Edits what does not touch the scheduler (name, timeouts, ports) and keeps its state.
     ///
@@ -129,7 +128,15 @@ impl Catalog {
     /// [`CatalogError::NoSuchService`]
     pub fn retouch_service(&mut self, spec: ServiceSpec) -> Result<(), CatalogError> {
         let service = self.service_mut(&spec.key).ok_or(CatalogError::NoSuchService)?;
+        for dest in &mut service.dests {
+            Arc::make_mut(dest).timeouts = spec.timeouts;
+        }
         service.spec = spec;
+        let dests = service.dests.clone();
+        for dest in dests {
+            let id = dest.id.0 as usize;
+            self.dests[id] = Some(dest);
+        }
         Ok(())
     }
     /// Removes a service with its real servers (`ipvsadm -D`). Connections stay (IPVS-RULES 85).
@@ -168,7 +175,7 @@ impl Catalog {
         let (service, service_stats, revived) =
             (service.id, service.stats.clone(), self.from_trash(key, spec.ip, spec.port));
         let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::default())));
-        let dest = Arc::new(Dest { id, service, spec, live, service_stats, available: true });
+        let dest = Arc::new(Dest { id, service, spec, live, timeouts, service_stats, available: true });
         dest.refresh_overload();
         self.dests[id.0 as usize] = Some(dest.clone());
         if let Some(s) = self.service_mut(key) {

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use super::spec::{DestSpec, ServiceSpec};
+use super::spec::{DestSpec, ServiceSpec, ServiceTimeouts};
 use crate::sched::Scheduler;
 
 /// Identity of a real server in the catalog; never reused while a connection refers to it.
@@ -83,6 +83,8 @@ pub struct Dest {
     pub spec: DestSpec,
     /// Shared counts.
     pub live: Arc<DestLive>,
+    /// Timeouts of its service beyond the global ones.
+    pub timeouts: ServiceTimeouts,
     /// Traffic of its service.
     pub service_stats: Arc<Stats>,
     /// False once it was removed and only its connections are left (kernel: `IP_VS_DEST_F_AVAILABLE`).

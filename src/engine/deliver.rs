@@ -1,0 +1,237 @@
+//! The last steps towards a real server and out of any port: TTL, size, rewriting, next hop.
+
+use super::family::IpFamily;
+use super::input::Arrival;
+use super::related::client_quote;
+use super::{Core, DropReason, Taken, Verdict};
+use crate::buf::{GsoKind, Out, PacketBuf};
+use crate::conn::table::{Conn, flag};
+use crate::host::{Host, IcmpError, OnFail, Quote, Route};
+use crate::nat::Ends;
+use crate::svc::{Dest, Forward, Snapshot, Tunnel};
+use crate::tunnel::{self, EncapPlan};
+use crate::wire::fragment::fragment4;
+use crate::wire::offload::{self, SegmentCsum};
+use crate::wire::{Family, Meta, ttl};
+
+impl Core {
+    /// Sends a packet of a connection to its real server (kernel: `ip_vs_nat_xmit`, `ip_vs_dr_xmit`,
+    /// `ip_vs_tunnel_xmit`). Errors go to the client, from the VIP.
+    #[expect(clippy::too_many_arguments, reason = "a packet, its connection and where it goes")]
+    #[inline]
+    pub(super) fn deliver<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        mut meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        conn: &Conn<A>,
+        dest: &Dest,
+        out: &mut Out,
+    ) -> Verdict {
+        let Some(route) = self.host.route(dest.spec.ip) else {
+            return Verdict::Drop(DropReason::NoRoute);
+        };
+        if route.unreachable {
+            let vip = Some(conn.virt.ip());
+            self.host.error(at.now, IcmpError::HostUnreachable, at.port, pkt.bytes(), &meta, vip, out);
+            return Verdict::Drop(DropReason::Unreachable);
+        }
+        if let Err(why) = ttl::decrement(pkt, &mut meta) {
+            if why == DropReason::TtlExpired {
+                let vip = Some(conn.virt.ip());
+                self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, vip, out);
+            }
+            return Verdict::Drop(why);
+        }
+        if conn.flags & flag::TUNNEL != 0 {
+            return self.tunnel::<A>(snap, at, &route, meta, pkt, conn, dest, out);
+        }
+        if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, Some(conn), out) {
+            return verdict;
+        }
+        if !conn.two_keys() {
+            let on_fail = OnFail::HostUnreachable { source: None, quote: Quote::default() };
+            return self.leave::<A>(at, &route, meta, pkt, on_fail, out);
+        }
+        let ends = Ends {
+            src: (conn.flags & flag::FULLNAT != 0).then_some((conn.local, conn.lport)),
+            dst: Some((conn.real, conn.rport)),
+        };
+        if let Err(why) = A::rewrite(pkt, &meta, &ends) {
+            return Verdict::Drop(why);
+        }
+        let on_fail = OnFail::HostUnreachable { source: Some(conn.virt.ip()), quote: client_quote(conn) };
+        self.leave::<A>(at, &route, meta, pkt, on_fail, out)
+    }
+
+    /// Tells the sender of a packet that is larger than the way out and must not be cut. `None`: go on.
+    #[inline]
+    pub(super) fn too_big<A: IpFamily>(
+        &mut self,
+        at: Arrival,
+        meta: &Meta,
+        pkt: &PacketBuf<'_>,
+        mtu: u32,
+        conn: Option<&Conn<A>>,
+        out: &mut Out,
+    ) -> Option<Verdict> {
+        if meta.ip_len() <= mtu as usize
+            || offload::fits(pkt, meta, mtu as usize)
+            || A::may_fragment(pkt.bytes(), meta)
+        {
+            return None;
+        }
+        let source = conn.map(|c| c.virt.ip());
+        self.host.error(at.now, IcmpError::FragNeeded { mtu }, at.port, pkt.bytes(), meta, source, out);
+        Some(Verdict::Drop(DropReason::TooBig))
+    }
+
+    /// Hands a finished IP packet to its route, in fragments where it is too large and may be cut.
+    #[inline]
+    pub(super) fn leave<A: IpFamily>(
+        &mut self,
+        at: Arrival,
+        route: &Route,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        on_fail: OnFail,
+        out: &mut Out,
+    ) -> Verdict {
+        if meta.ip_len() <= route.mtu as usize || offload::fits(pkt, &meta, route.mtu as usize) {
+            return self.host.transmit(at.now, route, pkt, meta.l3 as usize, on_fail, out);
+        }
+        let (mtu, l3) = (route.mtu as usize, meta.l3 as usize);
+        let host = &mut self.host;
+        let mut each = |out: &mut Out, piece| send_piece(host, at, route, l3, on_fail, out, piece);
+        let cut = if pkt.offload.gso.is_some() {
+            let room = offload::payload_room(pkt, &meta, mtu);
+            offload::segment(pkt, &meta, room, SegmentCsum::Partial, out, &mut each)
+        } else {
+            fragment4(pkt, &meta, mtu, out, &mut each)
+        };
+        cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split))
+    }
+
+    /// Tunnels a packet: whole where it fits, in segments where it is a super-frame (no device can cut
+    /// one inside IPIP), in outer fragments where the client allows them (IPVS-RULES 30 and 31).
+    #[expect(clippy::too_many_arguments, reason = "a packet, its connection and where it goes")]
+    fn tunnel<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        route: &Route,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        conn: &Conn<A>,
+        dest: &Dest,
+        out: &mut Out,
+    ) -> Verdict {
+        let kind = match dest.spec.forward {
+            Forward::Tun(kind) => kind,
+            // the server was edited to another method; its connections keep theirs
+            _ => Tunnel::Ipip,
+        };
+        let outer_v6 = dest.spec.ip.is_ipv6();
+        let Some(src) = self.host.source_for(route, outer_v6) else {
+            return Verdict::Drop(DropReason::NoLocalAddress);
+        };
+        let limit = (route.mtu as usize).saturating_sub(tunnel::overhead(kind, outer_v6));
+        let plan = EncapPlan {
+            tunnel: kind,
+            src,
+            dst: dest.spec.ip,
+            copy_df: snap.sysctl.pmtu_disc,
+            ip_id: self.random.next() as u16,
+            gue_sport: gue_port(A::hash(&conn.client_key(), &crate::conn::key::HashKey(1, 2))),
+        };
+        if pkt.offload.gso.is_some() {
+            let room = offload::payload_room(pkt, &meta, limit);
+            let datagrams = pkt.offload.gso.is_some_and(|g| g.kind == GsoKind::Udp);
+            if datagrams && !offload::fits(pkt, &meta, limit) && !A::may_fragment(pkt.bytes(), &meta) {
+                return self.refuse_tunnel(at, &meta, pkt, limit, conn, out);
+            }
+            let (host, drops) = (&mut self.host, &mut self.drops);
+            let cut = offload::segment(pkt, &meta, room, SegmentCsum::Partial, out, |out, mut piece| {
+                let meta = Meta { end: piece.bytes().len() as u32, ..meta };
+                match piece.edit(|p| tunnel::encap(p, &meta, &plan)) {
+                    Ok(outer) => send_tunnelled(host, at, route, &outer, out, piece),
+                    Err(why) => {
+                        drops.count(why);
+                        out.recycle(piece);
+                    }
+                }
+            });
+            return cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split));
+        }
+        let whole = A::may_fragment(pkt.bytes(), &meta) || (!A::V6 && !snap.sysctl.pmtu_disc);
+        if meta.ip_len() > limit && !whole {
+            return self.refuse_tunnel(at, &meta, pkt, limit, conn, out);
+        }
+        match tunnel::encap(pkt, &meta, &plan) {
+            Err(why) => Verdict::Drop(why),
+            Ok(outer) if outer.ip_len() <= route.mtu as usize => {
+                self.host.transmit(at.now, route, pkt, outer.l3 as usize, OnFail::Nothing, out)
+            }
+            Ok(outer) => self.leave_cut(at, route, &outer, pkt, out),
+        }
+    }
+
+    fn leave_cut(&mut self, at: Arrival, route: &Route, outer: &Meta, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
+        if outer.family == Family::V6 {
+            let id = self.random.next() as u32;
+            let host = &mut self.host;
+            let cut = crate::wire::fragment::fragment6(pkt, outer, route.mtu as usize, id, out, |out, piece| {
+                send_piece(host, at, route, outer.l3 as usize, OnFail::Nothing, out, piece);
+            });
+            return cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split));
+        }
+        self.leave::<u32>(at, route, *outer, pkt, OnFail::Nothing, out)
+    }
+
+    fn refuse_tunnel<A: IpFamily>(
+        &mut self,
+        at: Arrival,
+        meta: &Meta,
+        pkt: &PacketBuf<'_>,
+        limit: usize,
+        conn: &Conn<A>,
+        out: &mut Out,
+    ) -> Verdict {
+        let kind = IcmpError::FragNeeded { mtu: limit as u32 };
+        self.host.error(at.now, kind, at.port, pkt.bytes(), meta, Some(conn.virt.ip()), out);
+        Verdict::Drop(DropReason::TooBig)
+    }
+}
+
+fn send_tunnelled(host: &mut Host, at: Arrival, route: &Route, outer: &Meta, out: &mut Out, piece: crate::buf::OwnedPacket) {
+    send_piece(host, at, route, outer.l3 as usize, OnFail::Nothing, out, piece);
+}
+
+/// Sends one piece of a packet; what becomes of it counts at the host, the packet itself was split.
+fn send_piece(
+    host: &mut Host,
+    at: Arrival,
+    route: &Route,
+    l3: usize,
+    on_fail: OnFail,
+    out: &mut Out,
+    mut piece: crate::buf::OwnedPacket,
+) {
+    match piece.edit(|p| host.transmit(at.now, route, p, l3, on_fail, out)) {
+        Verdict::Send(port) => out.push(port, piece),
+        Verdict::Taken(_) => out.recycle(piece),
+        Verdict::Drop(why) => {
+            host.drops.count(why);
+            out.recycle(piece);
+        }
+    }
+}
+
+/// UDP source port of a GUE flow: the same for all its packets, from the dynamic range (RFC 7605;
+/// kernel: `udp_flow_src_port` over 32768 to 60999).
+fn gue_port(hash: u64) -> u16 {
+    const LOW: u64 = 32_768;
+    const HIGH: u64 = 60_999;
+    (LOW + hash % (HIGH - LOW + 1)) as u16
+}

@@ -1,0 +1,96 @@
+//! What the packet path does differently for IPv4 and IPv6: reading tuples and writing headers.
+
+use crate::buf::PacketBuf;
+use crate::conn::key::{Addr, Tuple};
+use crate::conn::table::{Table, flag};
+use crate::engine::DropReason;
+use crate::nat::{self, Ends};
+use crate::wire::{Meta, be16, be32, be128, ipv4};
+
+/// The connection tables.
+#[derive(Debug)]
+pub struct Tables {
+    /// IPv4 clients.
+    pub v4: Table<u32>,
+    /// IPv6 clients.
+    pub v6: Table<u128>,
+}
+
+impl Tables {
+    /// Live connections.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+    /// Live FULLNAT connections. Slow.
+    pub fn fullnat(&self) -> usize {
+        let is = |flags: u16| flags & flag::FULLNAT != 0;
+        self.v4.iter().filter(|(_, c)| is(c.flags)).count()
+            + self.v6.iter().filter(|(_, c)| is(c.flags)).count()
+    }
+}
+
+/// A family as the packet path uses it.
+pub trait IpFamily: Addr {
+    /// True for IPv6.
+    const V6: bool;
+    /// Its table.
+    fn table(tables: &mut Tables) -> &mut Table<Self>;
+    /// Addresses and ports of a parsed packet.
+    fn tuple(frame: &[u8], meta: &Meta) -> Tuple<Self>;
+    /// Rewrites addresses and ports.
+    fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<Self>) -> Result<(), DropReason>;
+    /// True when the packet may be cut into fragments on the way.
+    fn may_fragment(frame: &[u8], meta: &Meta) -> bool;
+}
+
+impl IpFamily for u32 {
+    const V6: bool = false;
+    #[inline]
+    fn table(tables: &mut Tables) -> &mut Table<u32> {
+        &mut tables.v4
+    }
+    #[inline]
+    fn tuple(frame: &[u8], meta: &Meta) -> Tuple<u32> {
+        let at = meta.l3 as usize;
+        Tuple {
+            src: be32(frame, at + ipv4::field::SRC),
+            dst: be32(frame, at + ipv4::field::DST),
+            sport: meta.sport,
+            dport: meta.dport,
+            proto: meta.proto,
+        }
+    }
+    #[inline]
+    fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<u32>) -> Result<(), DropReason> {
+        nat::rewrite4(pkt, meta, ends)
+    }
+    fn may_fragment(frame: &[u8], meta: &Meta) -> bool {
+        be16(frame, meta.l3 as usize + ipv4::field::FRAGMENT) & ipv4::DF == 0
+    }
+}
+
+impl IpFamily for u128 {
+    const V6: bool = true;
+    #[inline]
+    fn table(tables: &mut Tables) -> &mut Table<u128> {
+        &mut tables.v6
+    }
+    #[inline]
+    fn tuple(frame: &[u8], meta: &Meta) -> Tuple<u128> {
+        let at = meta.l3 as usize;
+        Tuple {
+            src: be128(frame, at + 8),
+            dst: be128(frame, at + 24),
+            sport: meta.sport,
+            dport: meta.dport,
+            proto: meta.proto,
+        }
+    }
+    #[inline]
+    fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<u128>) -> Result<(), DropReason> {
+        nat::rewrite6(pkt, meta, ends)
+    }
+    fn may_fragment(_: &[u8], _: &Meta) -> bool {
+        false
+    }
+}

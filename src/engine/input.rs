@@ -1,0 +1,187 @@
+//! What a frame is and whose it is.
+
+use super::family::IpFamily;
+use super::{Core, DropReason, PortId, Verdict};
+use crate::addr::Mac;
+use crate::buf::{Out, PacketBuf};
+use crate::conn::table::Side;
+use crate::host::{FrameTo, OnFail, Owned};
+use crate::nat::icmp;
+use crate::svc::{Proto, Snapshot};
+use crate::time::Mono;
+use crate::wire::{Family, Link, Meta, Parsed, number, parse, ttl};
+
+/// Where a packet came from and when; passed along its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub now: Mono,
+    pub port: PortId,
+}
+
+impl Core {
+    /// The way of one packet, from the frame to the verdict.
+    #[inline]
+    pub(super) fn packet(
+        &mut self,
+        snap: &Snapshot,
+        now: Mono,
+        port: PortId,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        let Some(&link) = self.links.get(usize::from(port.0)) else {
+            return Verdict::Drop(DropReason::DeviceDown);
+        };
+        let mut group = false;
+        if link == Link::Ethernet {
+            let Some(dst) = pkt.bytes().first_chunk::<6>() else {
+                return Verdict::Drop(DropReason::ShortFrame);
+            };
+            match self.host.frame_to(port, Mac(*dst)) {
+                FrameTo::Us => {}
+                FrameTo::Group => group = true,
+                FrameTo::Other => return Verdict::Drop(DropReason::OtherStation),
+            }
+        }
+        let meta = match parse(pkt.bytes(), link) {
+            Ok(Parsed::Ip(meta)) => meta,
+            Ok(Parsed::Arp(at)) => return self.host.arp_in(now, port, pkt, at, out),
+            Ok(Parsed::Other(_)) => return Verdict::Drop(DropReason::EtherType),
+            Err(why) => return Verdict::Drop(why),
+        };
+        // Ethernet padding is no part of the packet and must not be forwarded
+        pkt.truncate(meta.end as usize);
+        let at = Arrival { now, port };
+        if group {
+            return self.group(at, &meta, pkt, out);
+        }
+        match meta.family {
+            Family::V4 => self.ip::<u32>(snap, at, meta, pkt, out),
+            Family::V6 => self.ip::<u128>(snap, at, meta, pkt, out),
+        }
+    }
+
+    #[inline]
+    pub(super) fn ip<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        if meta.is_fragment() {
+            return Verdict::Drop(DropReason::BadFragment);
+        }
+        if let Some(proto) = Proto::from_number(meta.proto) {
+            let tuple = A::tuple(pkt.bytes(), &meta);
+            let table = A::table(&mut self.tables);
+            return match table.find(table.hash(&tuple), &tuple) {
+                Some((slot, Side::Client)) => self.inbound::<A>(snap, at, meta, pkt, slot, out),
+                Some((slot, Side::Real)) => self.outbound::<A>(snap, at, meta, pkt, slot, out),
+                None => self.unknown::<A>(snap, at, meta, pkt, Some(proto), out),
+            };
+        }
+        self.unknown::<A>(snap, at, meta, pkt, None, out)
+    }
+
+    /// A packet of no connection.
+    pub(super) fn unknown<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        proto: Option<Proto>,
+        out: &mut Out,
+    ) -> Verdict {
+        let (src, dst) = (meta.src(pkt.bytes()), meta.dst(pkt.bytes()));
+        if let Some(why) =
+            self.host.check_source(at.port, src).or_else(|| self.host.check_dest(at.port, dst))
+        {
+            return Verdict::Drop(why);
+        }
+        let ours = self.host.owns(at.port, dst).is_unicast();
+        if icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
+            return self.related::<A>(snap, at, meta, pkt, ours, out);
+        }
+        if let Some(proto) = proto {
+            let mark = snap.mark_of(Some(proto), dst, meta.dport);
+            if (ours || mark != 0)
+                && let Some(service) = snap.find(mark, proto, dst, meta.dport)
+            {
+                return self.schedule::<A>(snap, at, meta, pkt, service, ours, out);
+            }
+        }
+        if ours {
+            return self.host.local_in(at.now, at.port, &meta, pkt, out);
+        }
+        if snap.sysctl.nat_icmp_send
+            && let Some(proto) = proto
+            && self.is_real_server(snap, proto, src, meta.sport)
+            && !(proto == Proto::Tcp && meta.tcp_flags & 4 != 0)
+        {
+            let kind = crate::host::IcmpError::PortUnreachable;
+            self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(DropReason::NoService);
+        }
+        self.route_on::<A>(snap, at, meta, pkt, out)
+    }
+
+    fn is_real_server(&self, snap: &Snapshot, proto: Proto, ip: std::net::IpAddr, port: u16) -> bool {
+        snap.services.iter().any(|s| {
+            let of_proto = match s.spec.key {
+                crate::svc::ServiceKey::Address { proto: p, .. } => p == proto,
+                crate::svc::ServiceKey::Mark { .. } => true,
+            };
+            of_proto && s.dests.iter().any(|d| d.spec.ip == ip && d.spec.port == port)
+        })
+    }
+
+    /// A packet in a broadcast or multicast frame: neighbour discovery, or nothing for us.
+    fn group(&mut self, at: Arrival, meta: &Meta, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
+        let dst = meta.dst(pkt.bytes());
+        if !dst.is_multicast() {
+            return Verdict::Drop(DropReason::GroupFrame);
+        }
+        if self.host.owns(at.port, dst) == Owned::Group && meta.proto == number::ICMPV6 {
+            return self.host.local_in(at.now, at.port, meta, pkt, out);
+        }
+        Verdict::Drop(DropReason::MartianDestination)
+    }
+
+    /// Routes what is for somebody else, as a host with `ip_forward=1` does.
+    pub(super) fn route_on<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        mut meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        use crate::host::IcmpError;
+        if !snap.net.forwarding {
+            return Verdict::Drop(DropReason::NotOurs);
+        }
+        let dst = meta.dst(pkt.bytes());
+        let Some(route) = self.host.route(dst) else {
+            self.host.error(at.now, IcmpError::NetUnreachable, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(DropReason::NoRoute);
+        };
+        if route.unreachable {
+            self.host.error(at.now, IcmpError::HostUnreachable, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(DropReason::Unreachable);
+        }
+        if meta.ttl <= 1 {
+            self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, None, out) {
+            return verdict;
+        }
+        if let Err(why) = ttl::decrement(pkt, &mut meta) {
+            return Verdict::Drop(why);
+        }
+        self.leave::<A>(at, &route, meta, pkt, OnFail::HostUnreachable { source: None, quote: Default::default() }, out)
+    }
+}

@@ -1,0 +1,70 @@
+//! Packets of known connections, from the real server: NAT and FULLNAT replies (kernel: `ip_vs_out_hook`).
+
+use super::family::IpFamily;
+use super::inbound::advance;
+use super::input::Arrival;
+use super::{Core, DropReason, Verdict};
+use crate::buf::{Out, PacketBuf};
+use crate::conn::state::Seen;
+use crate::conn::table::flag;
+use crate::host::{IcmpError, OnFail, Quote};
+use crate::nat::Ends;
+use crate::svc::Snapshot;
+use crate::wire::{Meta, ttl};
+
+impl Core {
+    #[inline]
+    pub(super) fn outbound<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        mut meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        slot: u32,
+        out: &mut Out,
+    ) -> Verdict {
+        let conn = *A::table(&mut self.tables).get(slot);
+        let Some(dest) = snap.dest(conn.dest) else {
+            self.close::<A>(snap, slot);
+            return Verdict::Drop(DropReason::DestinationGone);
+        };
+        // the kernel routes a reply as it routes anything, before IPVS sees it: no TTL, no route and
+        // too big are told to the real server, from the director's own address (IPVS-RULES 11)
+        let Some(route) = self.host.route(conn.client.ip()) else {
+            self.host.error(at.now, IcmpError::NetUnreachable, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(DropReason::NoRoute);
+        };
+        if route.unreachable {
+            self.host.error(at.now, IcmpError::HostUnreachable, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(DropReason::Unreachable);
+        }
+        if meta.ttl <= 1 {
+            self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, None, out) {
+            return verdict;
+        }
+        let bytes = meta.ip_len() as u64;
+        dest.live.stats.output(1, bytes);
+        dest.service_stats.output(1, bytes);
+        let table = A::table(&mut self.tables);
+        let c = table.get_mut(slot);
+        c.flags &= !flag::NO_OUTPUT;
+        let timeout = advance(snap, c, Seen::Output, &meta, pkt.bytes(), dest);
+        table.touch(slot, at.now, timeout);
+        if let Err(why) = ttl::decrement(pkt, &mut meta) {
+            return Verdict::Drop(why);
+        }
+        let fullnat = conn.flags & flag::FULLNAT != 0;
+        let ends = Ends {
+            src: Some((conn.virt, conn.vport)),
+            dst: fullnat.then_some((conn.client, conn.cport)),
+        };
+        if let Err(why) = A::rewrite(pkt, &meta, &ends) {
+            return Verdict::Drop(why);
+        }
+        let on_fail = OnFail::HostUnreachable { source: None, quote: Quote::default() };
+        self.leave::<A>(at, &route, meta, pkt, on_fail, out)
+    }
+}

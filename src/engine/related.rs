@@ -1,0 +1,213 @@
+//! ICMP errors about connections (IPVS-RULES 22 to 28, 33; kernel: `ip_vs_in_icmp`, `ip_vs_out_icmp`).
+//!
+//! An error quotes the packet it is about. Seen from here there are three kinds of quoted packet: one to
+//! the client that the client's side complains about (it went VIP > CIP), one to a real server that its
+//! side complains about (CIP > RIP, or LIP > RIP), and an outer packet of a tunnel (DIP > RIP).
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::family::IpFamily;
+use super::input::Arrival;
+use super::{Core, DropReason, Taken, Verdict};
+use crate::buf::{Out, PacketBuf};
+use crate::conn::key::Tuple;
+use crate::conn::table::{Conn, Side, flag};
+use crate::host::{IcmpError, OnFail, Quote};
+use crate::nat::Ends;
+use crate::nat::icmp::{self, ErrorRewrite};
+use crate::svc::Snapshot;
+use crate::wire::{Family, Meta, be16, be32, number, ttl};
+
+impl Core {
+    pub(super) fn related<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        ours: bool,
+        out: &mut Out,
+    ) -> Verdict {
+        let quoted = match icmp::quoted(pkt, &meta) {
+            Ok(quoted) => quoted,
+            // what is quoted is no packet we could know; to others it may mean something
+            Err(DropReason::BadIcmpChecksum) if ours => return Verdict::Drop(DropReason::BadIcmpChecksum),
+            Err(_) if !ours => return self.route_on::<A>(snap, at, meta, pkt, out),
+            Err(_) => return Verdict::Drop(DropReason::IcmpIgnored),
+        };
+        if matches!(quoted.proto, number::IPIP | number::IPV6 | number::GRE) && ours {
+            return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
+        }
+        let went = A::tuple(pkt.bytes(), &quoted);
+        let found = A::table(&mut self.tables).lookup(&went.reversed());
+        let verdict = match found {
+            Some((slot, Side::Client)) => self.error_to_real::<A>(snap, at, meta, &quoted, pkt, slot, out),
+            Some((slot, Side::Real)) => self.error_to_client::<A>(at, meta, &quoted, pkt, slot, out),
+            // GUE is UDP from the DIP; its ports are no connection's
+            None if ours && quoted.proto == number::UDP => {
+                return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
+            }
+            None if ours => return Verdict::Drop(DropReason::IcmpNoConnection),
+            None => return self.route_on::<A>(snap, at, meta, pkt, out),
+        };
+        verdict.unwrap_or_else(Verdict::Drop)
+    }
+
+    /// The client, or a router before it, complains about a reply: the real server has to know.
+    #[expect(clippy::too_many_arguments, reason = "a packet, what it quotes and where it goes")]
+    fn error_to_real<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        mut meta: Meta,
+        quoted: &Meta,
+        pkt: &mut PacketBuf<'_>,
+        slot: u32,
+        out: &mut Out,
+    ) -> Result<Verdict, DropReason> {
+        let conn = *A::table(&mut self.tables).get(slot);
+        let dest = snap.dest(conn.dest).ok_or(DropReason::DestinationGone)?;
+        let bytes = meta.ip_len() as u64;
+        dest.live.stats.input(1, bytes);
+        dest.service_stats.input(1, bytes);
+        if !conn.two_keys() {
+            return Ok(self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out));
+        }
+        let route = self.host.route(conn.real.ip()).ok_or(DropReason::NoRoute)?;
+        if meta.ttl <= 1 {
+            let vip = Some(conn.virt.ip());
+            self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, vip, out);
+        }
+        ttl::decrement(pkt, &mut meta)?;
+        let local = (conn.flags & flag::FULLNAT != 0).then(|| (conn.local.ip(), conn.lport));
+        let plan = ErrorRewrite {
+            // FULLNAT real servers may have no way to the sender, and expect everything from the LIP
+            src: local.map(|l| l.0),
+            dst: Some(conn.real.ip()),
+            inner: Ends { src: Some((conn.real.ip(), conn.rport)), dst: local },
+        };
+        icmp::translate(pkt, &meta, quoted, &plan)?;
+        Ok(self.leave::<A>(at, &route, meta, pkt, OnFail::Nothing, out))
+    }
+
+    /// A real server, or a router before it, complains about a request: the client hears it from the VIP.
+    fn error_to_client<A: IpFamily>(
+        &mut self,
+        at: Arrival,
+        mut meta: Meta,
+        quoted: &Meta,
+        pkt: &mut PacketBuf<'_>,
+        slot: u32,
+        out: &mut Out,
+    ) -> Result<Verdict, DropReason> {
+        let conn = *A::table(&mut self.tables).get(slot);
+        let route = self.host.route(conn.client.ip()).ok_or(DropReason::NoRoute)?;
+        if meta.ttl <= 1 {
+            self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, None, out);
+        }
+        ttl::decrement(pkt, &mut meta)?;
+        let client = (conn.flags & flag::FULLNAT != 0).then(|| (conn.client.ip(), conn.cport));
+        let plan = ErrorRewrite {
+            src: Some(conn.virt.ip()),
+            dst: client.map(|c| c.0),
+            inner: Ends { src: client, dst: Some((conn.virt.ip(), conn.vport)) },
+        };
+        icmp::translate(pkt, &meta, quoted, &plan)?;
+        Ok(self.leave::<A>(at, &route, meta, pkt, OnFail::Nothing, out))
+    }
+
+    /// A router on the way to a real server complains about a tunnel packet: the client hears it from the
+    /// VIP, about the packet it sent (IPVS-RULES 33).
+    fn tunnel_error(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: &Meta,
+        quoted: &Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        let frame = pkt.bytes();
+        let Some((inner_at, family)) = inner_of(frame, quoted) else {
+            return Verdict::Drop(DropReason::IcmpNoConnection);
+        };
+        let Ok(inner) = crate::wire::meta::parse_quoted(frame, inner_at, family) else {
+            return Verdict::Drop(DropReason::IcmpNoConnection);
+        };
+        // the inner header and its ports: what the client's own stack needs to find its socket
+        if (inner.end as usize) < inner.l4 as usize + 8 || inner.is_fragment() {
+            return Verdict::Drop(DropReason::IcmpNoConnection);
+        }
+        let known = match family {
+            Family::V4 => self.knows_tunnel::<u32>(frame, &inner),
+            Family::V6 => self.knows_tunnel::<u128>(frame, &inner),
+        };
+        if !known {
+            return Verdict::Drop(DropReason::IcmpNoConnection);
+        }
+        let overhead = inner_at - quoted.l3 as usize;
+        let Some(kind) = told(frame, meta, overhead) else {
+            return Verdict::Drop(DropReason::IcmpIgnored);
+        };
+        let vip = inner.dst(frame);
+        self.host.error(at.now, kind, at.port, frame, &inner, Some(vip), out);
+        Verdict::Taken(Taken::Local)
+    }
+
+    fn knows_tunnel<A: IpFamily>(&mut self, frame: &[u8], inner: &Meta) -> bool {
+        let tuple: Tuple<A> = A::tuple(frame, inner);
+        let table = A::table(&mut self.tables);
+        let known = |c: &Conn<A>| c.flags & flag::TUNNEL != 0;
+        table.lookup(&tuple).is_some_and(|(slot, side)| side == Side::Client && known(table.get(slot)))
+    }
+}
+
+/// Where the inner packet of a quoted tunnel packet is.
+fn inner_of(frame: &[u8], quoted: &Meta) -> Option<(usize, Family)> {
+    let l4 = quoted.l4 as usize;
+    let of_ip = |at: usize| match frame.get(at)? >> 4 {
+        4 => Some((at, Family::V4)),
+        6 => Some((at, Family::V6)),
+        _ => None,
+    };
+    match quoted.proto {
+        number::IPIP => Some((l4, Family::V4)),
+        number::IPV6 => Some((l4, Family::V6)),
+        number::GRE => {
+            let flags = be16(frame.get(l4..)?.get(..4)?, 0);
+            // only what we send: no key, no sequence number, perhaps a checksum
+            (flags & !0x8000 == 0).then_some(())?;
+            of_ip(l4 + if flags & 0x8000 != 0 { 8 } else { 4 })
+        }
+        number::UDP => of_ip(l4 + 8 + 4),
+        _ => None,
+    }
+}
+
+/// What to tell the client about an error concerning the tunnel; MTUs lose the tunnel's overhead.
+fn told(frame: &[u8], meta: &Meta, overhead: usize) -> Option<IcmpError> {
+    let icmp = frame.get(meta.l4 as usize..)?.get(..8)?;
+    match (meta.family, icmp[0], icmp[1]) {
+        (Family::V4, 3, 4) => {
+            let mtu = u32::from(be16(icmp, 6)).checked_sub(overhead as u32)?;
+            (mtu >= 68).then_some(IcmpError::FragNeeded { mtu })
+        }
+        (Family::V4, 3, _) => Some(IcmpError::HostUnreachable),
+        (Family::V4, 11, 0) | (Family::V6, 3, 0) => Some(IcmpError::TimeExceeded),
+        (Family::V6, 2, _) => {
+            let mtu = be32(icmp, 4).checked_sub(overhead as u32)?;
+            Some(IcmpError::TooBig { mtu: mtu.max(1280) })
+        }
+        (Family::V6, 1, _) => Some(IcmpError::HostUnreachable),
+        _ => None,
+    }
+}
+
+/// What an error about a translated request quotes: the request as the client sent it.
+pub(super) fn client_quote<A: IpFamily>(conn: &Conn<A>) -> Quote {
+    let sock = |ip: IpAddr, port| SocketAddr::new(ip, port);
+    Quote {
+        src: (conn.flags & flag::FULLNAT != 0).then(|| sock(conn.client.ip(), conn.cport)),
+        dst: Some(sock(conn.virt.ip(), conn.vport)),
+    }
+}

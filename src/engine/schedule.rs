@@ -1,0 +1,258 @@
+//! New connections: which real server, and one entry with all its keys (kernel: `ip_vs_schedule`).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::family::IpFamily;
+use super::inbound::timeout;
+use super::input::Arrival;
+use super::{Core, DropReason, Verdict};
+use crate::buf::{Out, PacketBuf};
+use crate::conn::state::State;
+use crate::conn::table::{Conn, NewConn, OpenError, flag};
+use crate::host::IcmpError;
+use crate::nat::pool::Remote;
+use crate::sched::PickKey;
+use crate::svc::{Dest, Forward, Proto, Service, Snapshot};
+use crate::wire::{Meta, tcp};
+
+impl Core {
+    #[expect(clippy::too_many_arguments, reason = "the facts of a packet and its service")]
+    pub(super) fn schedule<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        service: &Arc<Service>,
+        ours: bool,
+        out: &mut Out,
+    ) -> Verdict {
+        let tuple = A::tuple(pkt.bytes(), &meta);
+        let Some(proto) = Proto::from_number(meta.proto) else {
+            return Verdict::Drop(DropReason::Protocol);
+        };
+        if !may_begin(snap, proto, &meta, pkt.bytes()) {
+            if !ours {
+                return self.route_on::<A>(snap, at, meta, pkt, out);
+            }
+            return self.host.local_in(at.now, at.port, &meta, pkt, out);
+        }
+        let key = PickKey {
+            src: tuple.src.ip(),
+            sport: tuple.sport,
+            dst: tuple.dst.ip(),
+            random: self.random.next(),
+        };
+        let picked = {
+            let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            scheduler.pick(at.now, &service.dests, &key)
+        };
+        let Some(first) = picked else {
+            // never a reset: the server may be back when the client tries again (IPVS-RULES 86)
+            let dst = meta.dst(pkt.bytes());
+            let kind = IcmpError::PortUnreachable;
+            self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, Some(dst), out);
+            return Verdict::Drop(DropReason::NoDestination);
+        };
+        if service.spec.one_packet && proto == Proto::Udp {
+            return self.one_packet::<A>(snap, at, meta, pkt, &service.dests[first], out);
+        }
+        let (slot, dest) = match self.open::<A>(snap, at, &tuple, proto, service, first) {
+            Ok(opened) => opened,
+            Err(why) => return Verdict::Drop(why),
+        };
+        self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, &dest);
+        let conn = *A::table(&mut self.tables).get(slot);
+        self.deliver::<A>(snap, at, meta, pkt, &conn, &dest, out)
+    }
+
+    /// Opens the connection at the picked server. Where a live connection already has the reply tuple
+    /// (one client port to two services on one real server), the next usable servers are tried, so that
+    /// no two flows can ever be taken for one another.
+    fn open<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        tuple: &crate::conn::key::Tuple<A>,
+        proto: Proto,
+        service: &Service,
+        first: usize,
+    ) -> Result<(u32, Arc<Dest>), DropReason> {
+        if self.tables.len() >= self.limit as usize {
+            return Err(DropReason::TableFull);
+        }
+        let mut why = DropReason::ReplyTupleTaken;
+        for n in 0..service.dests.len() {
+            let dest = &service.dests[(first + n) % service.dests.len()];
+            if n > 0 && !dest.usable() {
+                continue;
+            }
+            match self.open_at::<A>(snap, at, tuple, proto, dest) {
+                Ok(slot) => {
+                    dest.bind(false);
+                    dest.live.stats.connection();
+                    service.stats.connection();
+                    self.counters.opened += 1;
+                    return Ok((slot, dest.clone()));
+                }
+                Err(DropReason::ReplyTupleTaken) => {}
+                Err(other) if n == 0 => return Err(other),
+                Err(other) => why = other,
+            }
+        }
+        Err(why)
+    }
+
+    fn open_at<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        tuple: &crate::conn::key::Tuple<A>,
+        proto: Proto,
+        dest: &Dest,
+    ) -> Result<u32, DropReason> {
+        let mut new = new_conn(snap, tuple, proto, dest)?;
+        for _ in 0..4 {
+            if dest.spec.forward == Forward::FullNat {
+                new.local = Some(self.take_local::<A>(dest, proto, new.real.1)?);
+            }
+            let opened = A::table(&mut self.tables).open(at.now, &new);
+            let error = match opened {
+                Ok(slot) => return Ok(slot),
+                Err(error) => error,
+            };
+            if let Some((lip, lport)) = new.local {
+                self.free_local(remote(dest, proto, new.real.1), lip.ip(), lport);
+            }
+            match error {
+                OpenError::Full => return Err(DropReason::TableFull),
+                OpenError::ClientKeyTaken => return Err(DropReason::ReplyTupleTaken),
+                OpenError::RealKeyTaken if !self.evict_finished::<A>(snap, &new) => {
+                    if new.local.is_none() {
+                        return Err(DropReason::ReplyTupleTaken);
+                    }
+                }
+                OpenError::RealKeyTaken => {}
+            }
+        }
+        Err(DropReason::ReplyTupleTaken)
+    }
+
+    /// A finished connection must not keep a new one from its tuple.
+    fn evict_finished<A: IpFamily>(&mut self, snap: &Snapshot, new: &NewConn<A>) -> bool {
+        let reply = crate::conn::key::Tuple {
+            src: new.real.0,
+            sport: new.real.1,
+            dst: new.local.map_or(new.client.src, |l| l.0),
+            dport: new.local.map_or(new.client.sport, |l| l.1),
+            proto: new.client.proto,
+        };
+        let table = A::table(&mut self.tables);
+        let Some((slot, _)) = table.lookup(&reply) else { return false };
+        let done = matches!(
+            table.get(slot).state,
+            State::TcpTimeWait | State::TcpClose | State::TcpLastAck | State::SctpClosed
+        );
+        if done {
+            self.close::<A>(snap, slot);
+        }
+        done
+    }
+
+    fn take_local<A: IpFamily>(&mut self, dest: &Dest, proto: Proto, rport: u16) -> Result<(A, u16), DropReason> {
+        let route = self.host.route(dest.spec.ip).ok_or(DropReason::NoRoute)?;
+        let random = self.random.next();
+        let pool = self.pools.get_mut(usize::from(route.port.0)).ok_or(DropReason::NoLocalAddress)?;
+        let got = pool.alloc(remote(dest, proto, rport), random);
+        match got.and_then(|(ip, port)| Some((A::from_ip(ip)?, port))) {
+            Some(local) => Ok(local),
+            None if pool.serves(A::V6) => Err(DropReason::LocalPortsExhausted),
+            None => Err(DropReason::NoLocalAddress),
+        }
+    }
+    fn free_local(&mut self, remote: Remote, lip: IpAddr, lport: u16) {
+        // the route to a real server may have moved to another port meanwhile
+        let _ = self.pools.iter_mut().any(|pool| pool.free(remote, lip, lport));
+    }
+    /// Gives back the local tuple of a connection that ended.
+    pub(super) fn give_back<A: IpFamily>(&mut self, conn: &Conn<A>) {
+        if let Some(proto) = Proto::from_number(conn.proto) {
+            let remote = Remote { proto, ip: conn.real.ip(), port: conn.rport };
+            self.free_local(remote, conn.local.ip(), conn.lport);
+        }
+    }
+
+    /// One-packet scheduling: every datagram is scheduled on its own and leaves no connection
+    /// (IPVS-RULES 58).
+    fn one_packet<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        dest: &Arc<Dest>,
+        out: &mut Out,
+    ) -> Verdict {
+        let tuple = A::tuple(pkt.bytes(), &meta);
+        let new = match new_conn(snap, &tuple, Proto::Udp, dest) {
+            // without a connection there is nothing a reply could be translated back by
+            Ok(_) if dest.spec.forward == Forward::FullNat => return Verdict::Drop(DropReason::CannotForward),
+            Ok(new) => new,
+            Err(why) => return Verdict::Drop(why),
+        };
+        dest.live.stats.connection();
+        dest.service_stats.connection();
+        let bytes = meta.ip_len() as u64;
+        dest.live.stats.input(1, bytes);
+        dest.service_stats.input(1, bytes);
+        self.deliver::<A>(snap, at, meta, pkt, &Conn::passing(&new), dest, out)
+    }
+}
+
+fn remote(dest: &Dest, proto: Proto, port: u16) -> Remote {
+    Remote { proto, ip: dest.spec.ip, port }
+}
+
+/// May this packet begin a connection (IPVS-RULES 16 and 80)?
+fn may_begin(snap: &Snapshot, proto: Proto, meta: &Meta, frame: &[u8]) -> bool {
+    match proto {
+        Proto::Udp => true,
+        Proto::Tcp => {
+            let reset = meta.tcp_flags & tcp::flag::RST != 0;
+            !reset && (snap.sysctl.sloppy_tcp || meta.tcp_flags & tcp::flag::SYN != 0)
+        }
+        Proto::Sctp => match frame.get(meta.l4 as usize + 12) {
+            Some(1) => true,
+            Some(6) | None => false,
+            Some(_) => snap.sysctl.sloppy_sctp,
+        },
+    }
+}
+
+/// The connection for a packet at a real server.
+fn new_conn<A: IpFamily>(
+    snap: &Snapshot,
+    tuple: &crate::conn::key::Tuple<A>,
+    proto: Proto,
+    dest: &Dest,
+) -> Result<NewConn<A>, DropReason> {
+    let rport = if dest.spec.port == 0 { tuple.dport } else { dest.spec.port };
+    let (real, flags) = match dest.spec.forward {
+        Forward::Nat | Forward::FullNat => {
+            (A::from_ip(dest.spec.ip).ok_or(DropReason::CannotForward)?, flag::TWO_KEYS)
+        }
+        Forward::Dr => (A::from_ip(dest.spec.ip).ok_or(DropReason::CannotForward)?, flag::NO_OUTPUT),
+        Forward::Tun(_) => (A::from_ip(dest.spec.ip).unwrap_or_default(), flag::TUNNEL | flag::NO_OUTPUT),
+    };
+    let state = State::initial(proto);
+    Ok(NewConn {
+        client: *tuple,
+        real: (real, rport),
+        local: None,
+        flags: flags | flag::BOUND | flag::INACTIVE,
+        dest: dest.id,
+        state,
+        timeout: timeout(snap, dest, state),
+    })
+}
