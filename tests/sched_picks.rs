@@ -84,7 +84,8 @@ impl Replay {
         self.next_id += 1;
         let spec = DestSpec { name: String::new(), ip, port, weight, forward: Forward::Dr, upper, lower };
         let (live, service_stats) = (Arc::default(), Arc::default());
-        let dest = Dest { id, service: ServiceId(0), spec, live, service_stats, available: true };
+        let timeouts = Default::default();
+        let dest = Dest { id, service: ServiceId(0), spec, live, timeouts, service_stats, available: true };
         self.dests.insert(0, Arc::new(dest));
         self.sched.added(&self.dests, id);
     }

@@ -177,13 +177,21 @@ impl Core {
         }
     }
 
-    fn leave_cut(&mut self, at: Arrival, route: &Route, outer: &Meta, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
+    fn leave_cut(
+        &mut self,
+        at: Arrival,
+        route: &Route,
+        outer: &Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
         if outer.family == Family::V6 {
             let id = self.random.next() as u32;
             let host = &mut self.host;
-            let cut = crate::wire::fragment::fragment6(pkt, outer, route.mtu as usize, id, out, |out, piece| {
-                send_piece(host, at, route, outer.l3 as usize, OnFail::Nothing, out, piece);
-            });
+            let cut =
+                crate::wire::fragment::fragment6(pkt, outer, route.mtu as usize, id, out, |out, piece| {
+                    send_piece(host, at, route, outer.l3 as usize, OnFail::Nothing, out, piece);
+                });
             return cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split));
         }
         self.leave::<u32>(at, route, *outer, pkt, OnFail::Nothing, out)
@@ -204,7 +212,14 @@ impl Core {
     }
 }
 
-fn send_tunnelled(host: &mut Host, at: Arrival, route: &Route, outer: &Meta, out: &mut Out, piece: crate::buf::OwnedPacket) {
+fn send_tunnelled(
+    host: &mut Host,
+    at: Arrival,
+    route: &Route,
+    outer: &Meta,
+    out: &mut Out,
+    piece: crate::buf::OwnedPacket,
+) {
     send_piece(host, at, route, outer.l3 as usize, OnFail::Nothing, out, piece);
 }
 

@@ -96,8 +96,7 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         let (src, dst) = (meta.src(pkt.bytes()), meta.dst(pkt.bytes()));
-        if let Some(why) =
-            self.host.check_source(at.port, src).or_else(|| self.host.check_dest(at.port, dst))
+        if let Some(why) = self.host.check_source(at.port, src).or_else(|| self.host.check_dest(at.port, dst))
         {
             return Verdict::Drop(why);
         }
@@ -182,6 +181,13 @@ impl Core {
         if let Err(why) = ttl::decrement(pkt, &mut meta) {
             return Verdict::Drop(why);
         }
-        self.leave::<A>(at, &route, meta, pkt, OnFail::HostUnreachable { source: None, quote: Default::default() }, out)
+        self.leave::<A>(
+            at,
+            &route,
+            meta,
+            pkt,
+            OnFail::HostUnreachable { source: None, quote: Default::default() },
+            out,
+        )
     }
 }

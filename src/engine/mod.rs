@@ -20,6 +20,8 @@ mod outbound;
 mod related;
 mod rows;
 mod schedule;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod verdict;
 
 use std::net::IpAddr;
@@ -159,14 +161,10 @@ impl Engine {
     /// When [`Engine::on_timeout`] is wanted next.
     pub fn poll_timeout(&self, now: Mono) -> Option<Mono> {
         let t = &self.core.tables;
-        [
-            self.core.host.poll_timeout(),
-            t.v4.poll_timeout(now),
-            t.v6.poll_timeout(now),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [self.core.host.poll_timeout(), t.v4.poll_timeout(now), t.v6.poll_timeout(now)]
+            .into_iter()
+            .flatten()
+            .min()
     }
     /// Expires what is due, a bounded number at a time, and lets the virtual host do its work.
     pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {

@@ -57,10 +57,8 @@ impl Core {
             return Verdict::Drop(why);
         }
         let fullnat = conn.flags & flag::FULLNAT != 0;
-        let ends = Ends {
-            src: Some((conn.virt, conn.vport)),
-            dst: fullnat.then_some((conn.client, conn.cport)),
-        };
+        let ends =
+            Ends { src: Some((conn.virt, conn.vport)), dst: fullnat.then_some((conn.client, conn.cport)) };
         if let Err(why) = A::rewrite(pkt, &meta, &ends) {
             return Verdict::Drop(why);
         }

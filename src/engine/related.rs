@@ -16,6 +16,7 @@ use crate::host::{IcmpError, OnFail, Quote};
 use crate::nat::Ends;
 use crate::nat::icmp::{self, ErrorRewrite};
 use crate::svc::Snapshot;
+use crate::tunnel;
 use crate::wire::{Family, Meta, be16, be32, number, ttl};
 
 impl Core {
@@ -36,7 +37,7 @@ impl Core {
             Err(_) => return Verdict::Drop(DropReason::IcmpIgnored),
         };
         if matches!(quoted.proto, number::IPIP | number::IPV6 | number::GRE) && ours {
-            return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
+            return self.tunnel_error(at, &meta, &quoted, pkt, out);
         }
         let went = A::tuple(pkt.bytes(), &quoted);
         let found = A::table(&mut self.tables).lookup(&went.reversed());
@@ -45,7 +46,7 @@ impl Core {
             Some((slot, Side::Real)) => self.error_to_client::<A>(at, meta, &quoted, pkt, slot, out),
             // GUE is UDP from the DIP; its ports are no connection's
             None if ours && quoted.proto == number::UDP => {
-                return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
+                return self.tunnel_error(at, &meta, &quoted, pkt, out);
             }
             None if ours => return Verdict::Drop(DropReason::IcmpNoConnection),
             None => return self.route_on::<A>(snap, at, meta, pkt, out),
@@ -120,32 +121,30 @@ impl Core {
     /// VIP, about the packet it sent (IPVS-RULES 33).
     fn tunnel_error(
         &mut self,
-        snap: &Snapshot,
         at: Arrival,
         meta: &Meta,
         quoted: &Meta,
-        pkt: &mut PacketBuf<'_>,
+        pkt: &PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
         let frame = pkt.bytes();
-        let Some((inner_at, family)) = inner_of(frame, quoted) else {
-            return Verdict::Drop(DropReason::IcmpNoConnection);
-        };
-        let Ok(inner) = crate::wire::meta::parse_quoted(frame, inner_at, family) else {
+        // a GUE packet is known by its connection, not by its port
+        let gue_port = (quoted.proto == number::UDP).then_some(quoted.dport);
+        let Ok(inner) = tunnel::quoted_inner(frame, quoted, gue_port) else {
             return Verdict::Drop(DropReason::IcmpNoConnection);
         };
         // the inner header and its ports: what the client's own stack needs to find its socket
         if (inner.end as usize) < inner.l4 as usize + 8 || inner.is_fragment() {
             return Verdict::Drop(DropReason::IcmpNoConnection);
         }
-        let known = match family {
+        let known = match inner.family {
             Family::V4 => self.knows_tunnel::<u32>(frame, &inner),
             Family::V6 => self.knows_tunnel::<u128>(frame, &inner),
         };
         if !known {
             return Verdict::Drop(DropReason::IcmpNoConnection);
         }
-        let overhead = inner_at - quoted.l3 as usize;
+        let overhead = inner.l3 as usize - quoted.l3 as usize;
         let Some(kind) = told(frame, meta, overhead) else {
             return Verdict::Drop(DropReason::IcmpIgnored);
         };
@@ -159,28 +158,6 @@ impl Core {
         let table = A::table(&mut self.tables);
         let known = |c: &Conn<A>| c.flags & flag::TUNNEL != 0;
         table.lookup(&tuple).is_some_and(|(slot, side)| side == Side::Client && known(table.get(slot)))
-    }
-}
-
-/// Where the inner packet of a quoted tunnel packet is.
-fn inner_of(frame: &[u8], quoted: &Meta) -> Option<(usize, Family)> {
-    let l4 = quoted.l4 as usize;
-    let of_ip = |at: usize| match frame.get(at)? >> 4 {
-        4 => Some((at, Family::V4)),
-        6 => Some((at, Family::V6)),
-        _ => None,
-    };
-    match quoted.proto {
-        number::IPIP => Some((l4, Family::V4)),
-        number::IPV6 => Some((l4, Family::V6)),
-        number::GRE => {
-            let flags = be16(frame.get(l4..)?.get(..4)?, 0);
-            // only what we send: no key, no sequence number, perhaps a checksum
-            (flags & !0x8000 == 0).then_some(())?;
-            of_ip(l4 + if flags & 0x8000 != 0 { 8 } else { 4 })
-        }
-        number::UDP => of_ip(l4 + 8 + 4),
-        _ => None,
     }
 }
 

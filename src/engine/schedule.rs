@@ -160,7 +160,12 @@ impl Core {
         done
     }
 
-    fn take_local<A: IpFamily>(&mut self, dest: &Dest, proto: Proto, rport: u16) -> Result<(A, u16), DropReason> {
+    fn take_local<A: IpFamily>(
+        &mut self,
+        dest: &Dest,
+        proto: Proto,
+        rport: u16,
+    ) -> Result<(A, u16), DropReason> {
         let route = self.host.route(dest.spec.ip).ok_or(DropReason::NoRoute)?;
         let random = self.random.next();
         let pool = self.pools.get_mut(usize::from(route.port.0)).ok_or(DropReason::NoLocalAddress)?;
@@ -197,7 +202,9 @@ impl Core {
         let tuple = A::tuple(pkt.bytes(), &meta);
         let new = match new_conn(snap, &tuple, Proto::Udp, dest) {
             // without a connection there is nothing a reply could be translated back by
-            Ok(_) if dest.spec.forward == Forward::FullNat => return Verdict::Drop(DropReason::CannotForward),
+            Ok(_) if dest.spec.forward == Forward::FullNat => {
+                return Verdict::Drop(DropReason::CannotForward);
+            }
             Ok(new) => new,
             Err(why) => return Verdict::Drop(why),
         };

@@ -17,6 +17,7 @@ fn dest(n: u32, weight: u32) -> Arc<Dest> {
         service: ServiceId(0),
         spec,
         live: Arc::default(),
+        timeouts: Default::default(),
         service_stats: Arc::default(),
         available: true,
     })

@@ -172,8 +172,12 @@ impl Catalog {
         if service.dests.iter().any(|d| same(&d.spec, spec.ip, spec.port)) {
             return Err(CatalogError::DestExists);
         }
-        let (service, service_stats, revived) =
-            (service.id, service.stats.clone(), self.from_trash(key, spec.ip, spec.port));
+        let (timeouts, service, service_stats, revived) = (
+            service.spec.timeouts,
+            service.id,
+            service.stats.clone(),
+            self.from_trash(key, spec.ip, spec.port),
+        );
         let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::default())));
         let dest = Arc::new(Dest { id, service, spec, live, timeouts, service_stats, available: true });
         dest.refresh_overload();

@@ -6,6 +6,7 @@
 
 pub mod arp;
 pub mod eth;
+pub mod fragment;
 pub mod gre;
 pub mod gue;
 pub mod icmp;
