@@ -163,7 +163,10 @@ mod tests {
         let second = plan(&(service(100, "", &[(11, 5), (13, 1)]) + &service(102, "", &[])));
         let (mut catalog, changes) = apply(&second, &catalog).unwrap();
         assert_eq!((changes.services, changes.reals), ([1, 0, 1], [1, 1, 2]));
-        assert_eq!(changes.to_string(), "1 services added, 1 services removed, 1 real servers added, 1 real servers changed, 2 real servers removed");
+        assert_eq!(
+            changes.to_string(),
+            "1 services added, 1 services removed, 1 real servers added, 1 real servers changed, 2 real servers removed"
+        );
         let after = catalog.commit();
         let kept = after.services[0].dests.iter().find(|d| d.spec.weight == 5).unwrap();
         let old = before.iter().find(|d| d.spec.ip == kept.spec.ip).unwrap();
@@ -187,7 +190,8 @@ mod tests {
         let scheduler = |c: &Catalog| std::sync::Arc::as_ptr(&c.services()[0].scheduler);
         let (renamed, _) = apply(&plan(&service(100, "name = \"web\"", &[(11, 1)])), &catalog).unwrap();
         assert_eq!(scheduler(&renamed), scheduler(&catalog));
-        let (other, changes) = apply(&plan(&service(100, "scheduler = \"rr\"", &[(11, 1)])), &catalog).unwrap();
+        let (other, changes) =
+            apply(&plan(&service(100, "scheduler = \"rr\"", &[(11, 1)])), &catalog).unwrap();
         assert_ne!(scheduler(&other), scheduler(&catalog));
         assert_eq!(changes.services, [0, 1, 0]);
     }

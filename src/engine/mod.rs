@@ -91,6 +91,8 @@ pub struct Engine {
 /// Everything mutable, apart from the snapshot so that both can be borrowed at once.
 #[derive(Debug)]
 struct Core {
+    /// The latest time anybody told.
+    now: Mono,
     links: Vec<Link>,
     host: Host,
     tables: Tables,
@@ -119,6 +121,7 @@ impl Engine {
         let limit = options.connection_limit.max(1);
         let tables = Tables { v4: Table::new(now, limit, key)?, v6: Table::new(now, limit, key)? };
         let mut core = Core {
+            now,
             links: Vec::new(),
             host,
             tables,
@@ -148,6 +151,7 @@ impl Engine {
     #[inline]
     pub fn on_packet(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
         let Engine { snap, core } = self;
+        core.now = now;
         let before = out.len();
         let verdict = core.packet(snap, now, port, pkt, out);
         core.counters.made += (out.len() - before) as u64;
@@ -159,8 +163,8 @@ impl Engine {
         self.core.host.announce(now, out);
     }
     /// When [`Engine::on_timeout`] is wanted next.
-    pub fn poll_timeout(&self, now: Mono) -> Option<Mono> {
-        let t = &self.core.tables;
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        let (t, now) = (&self.core.tables, self.core.now);
         [self.core.host.poll_timeout(), t.v4.poll_timeout(now), t.v6.poll_timeout(now)]
             .into_iter()
             .flatten()
@@ -170,6 +174,7 @@ impl Engine {
     pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {
         let before = out.len();
         let core = &mut self.core;
+        core.now = now;
         core.host.on_timeout(now, out);
         core.expire::<u32>(&self.snap, now);
         core.expire::<u128>(&self.snap, now);

@@ -39,8 +39,11 @@ impl Server {
     /// # Errors
     /// The port cannot be bound.
     pub fn start(ns: &NetNs, name: &str, port: u16, ipv6: bool, folder: &Path) -> io::Result<Server> {
-        let any: IpAddr =
-            if ipv6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() };
+        let any: IpAddr = if ipv6 {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv4Addr::UNSPECIFIED.into()
+        };
         let listener = ns.run(|| TcpListener::bind((any, port)))?;
         listener.set_nonblocking(true)?;
         let answered = Arc::new(AtomicU64::new(0));

@@ -166,9 +166,13 @@ impl Layout {
             name: name.into(),
             net,
             mac: Mac([2, 0, 0, 0, net as u8, mac]),
-            addresses: ns.iter().map(|n| Cidr { addr: ip(net, *n), len: if ipv6 { 64 } else { 24 } }).collect(),
+            addresses: ns
+                .iter()
+                .map(|n| Cidr { addr: ip(net, *n), len: if ipv6 { 64 } else { 24 } })
+                .collect(),
         };
-        let host = |name: &str, nics| Host { name: name.into(), nics, gateway: None, router: false, role: None };
+        let host =
+            |name: &str, nics| Host { name: name.into(), nics, gateway: None, router: false, role: None };
 
         let mut clients = vec![1];
         clients.extend(CLIENTS..CLIENTS + CLIENT_COUNT);
@@ -180,14 +184,14 @@ impl Layout {
             Mode::Nat | Mode::FullNat => director.nics.push(nic("eth1", Net::Inside, 0x02, &[1])),
             Mode::Tun => {
                 director.gateway = Some(ip(Net::Outside, 254));
-                let nics = vec![nic("eth0", Net::Outside, 0xfe, &[254]), nic("eth1", Net::Inside, 0xfe, &[254])];
+                let nics =
+                    vec![nic("eth0", Net::Outside, 0xfe, &[254]), nic("eth1", Net::Inside, 0xfe, &[254])];
                 hosts.push(Host { router: true, ..host("router", nics) });
             }
             Mode::Dr => {}
         }
         for i in 1..=servers as u16 {
-            let mut rs =
-                host(&format!("rs{i}"), vec![nic("eth0", server_net, 0x10 + i as u8, &[10 + i])]);
+            let mut rs = host(&format!("rs{i}"), vec![nic("eth0", server_net, 0x10 + i as u8, &[10 + i])]);
             rs.role = match mode {
                 Mode::Nat => Some(Role::Nat { gateway: ip(Net::Inside, 1) }),
                 Mode::FullNat => None,

@@ -246,8 +246,8 @@ const TOLD_FAILURES: usize = 5;
 impl Load {
     fn new(o: &Options, layout: &Layout) -> io::Result<Load> {
         let file = o.share.join("index.html");
-        let expected = std::fs::read(&file)
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))?;
+        let expected =
+            std::fs::read(&file).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))?;
         // A scheduler that hashes the client's address needs more than one client to choose more than one
         // server.
         let from = match o.scheduler {
@@ -331,7 +331,9 @@ pub fn run(options: Options) -> io::Result<Report> {
     let mut lab = Lab::start(options)?;
     let mut report = lab.measure()?;
     if !lab.stop() {
-        report.problems.push(format!("the director did not stop cleanly:\n{}", lab.director_log().trim_end()));
+        report
+            .problems
+            .push(format!("the director did not stop cleanly:\n{}", lab.director_log().trim_end()));
     }
     Ok(report)
 }

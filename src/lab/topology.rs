@@ -86,7 +86,8 @@ impl Topology {
     /// The step that failed.
     pub fn prepare_servers(&mut self) -> io::Result<()> {
         for host in &self.layout.hosts {
-            let (Some(role), Some(node)) = (&host.role, self.nodes.iter().find(|n| n.name == host.name)) else {
+            let (Some(role), Some(node)) = (&host.role, self.nodes.iter().find(|n| n.name == host.name))
+            else {
                 continue;
             };
             self.prepared.push(node.ns.run(|| real::prepare(role))?);
@@ -221,7 +222,8 @@ impl Topology {
                     set_sysctl(&format!("net.ipv6.conf.{scope}.{key}"), value).or_else(ignore_missing)?;
                 }
                 if director || !self.layout.ipv6 {
-                    set_sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1").or_else(ignore_missing)?;
+                    set_sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1")
+                        .or_else(ignore_missing)?;
                 }
             }
             if host.router { forwarding(self.layout.ipv6) } else { Ok(()) }

@@ -62,7 +62,8 @@ impl Role {
             Role::Nat { gateway } => vec![Step::DefaultRoute { gateway: *gateway }],
             Role::Dr { vips } => {
                 let mut steps = silence(vips);
-                steps.extend(vips.iter().map(|v| Step::Address { device: "lo".into(), cidr: Cidr::host(*v) }));
+                steps
+                    .extend(vips.iter().map(|v| Step::Address { device: "lo".into(), cidr: Cidr::host(*v) }));
                 steps
             }
             Role::Tun { vips, device, .. } => {

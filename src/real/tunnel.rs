@@ -122,8 +122,7 @@ impl Decapsulator {
                 stop: self.stop.clone(),
                 counters: self.counters.clone(),
             };
-            self.threads
-                .push(std::thread::Builder::new().name("unwrap".into()).spawn(move || worker.run())?);
+            self.threads.push(std::thread::Builder::new().name("unwrap".into()).spawn(move || worker.run())?);
         }
         Ok(())
     }

@@ -171,7 +171,10 @@ mod tests {
         assert_eq!(Encapsulation::Gre.inner(&behind(&[0, 0, 8, 0])), Some(4..36));
         assert_eq!(Encapsulation::Gre.inner(&behind(&[0x20, 0, 8, 0, 0, 0, 0, 1])), Some(8..40));
         assert_eq!(Encapsulation::Gue(6080).inner(&behind(&[0, 4, 0, 0])), Some(4..36));
-        assert_eq!(Encapsulation::Gue(6080).inner(&behind(&[2, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])), Some(12..44));
+        assert_eq!(
+            Encapsulation::Gue(6080).inner(&behind(&[2, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])),
+            Some(12..44)
+        );
         assert_eq!(Encapsulation::Gue(6080).inner(&p), Some(0..32), "version 1 is bare IP");
         let mut summed = behind(&[0x80, 0, 8, 0, 0, 0, 0, 0]);
         assert_eq!(Encapsulation::Gre.inner(&summed), None, "a GRE checksum is verified");

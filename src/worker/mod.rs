@@ -28,6 +28,7 @@ use crate::time::{Mono, Span};
 pub mod clock;
 pub mod counters;
 mod egress;
+mod engine;
 mod handle;
 mod lane;
 

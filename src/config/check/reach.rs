@@ -78,7 +78,9 @@ impl<'a> Routes<'a> {
         let ports = self.doc.ports.iter().enumerate();
         // A host address connects to no network.
         let network = |c: &Cidr| *c != Cidr::host(c.addr);
-        ports.flat_map(move |(i, p)| p.addresses.iter().map(move |a| (i, a.value))).filter(move |(_, c)| network(c))
+        ports
+            .flat_map(move |(i, p)| p.addresses.iter().map(move |a| (i, a.value)))
+            .filter(move |(_, c)| network(c))
     }
 }
 
