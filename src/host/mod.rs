@@ -14,10 +14,12 @@
 //! | `answer` | ARP and neighbour discovery received; announcements |
 //! | `local` | echo, resets, unreachables |
 //! | `error` | ICMP errors about somebody's packet |
+//! | `frag` | fragments kept until their datagram is whole |
 #![forbid(unsafe_code)]
 
 mod answer;
 mod error;
+pub mod frag;
 mod key;
 mod local;
 mod neigh;

@@ -47,7 +47,7 @@ fn cut(
         segment(p, &m, payload, how, &mut out, |out, mut piece| {
             assert_eq!(piece.offload().gso, None);
             assert_eq!(matches!(piece.offload().csum, Csum::Partial { .. }), how == SegmentCsum::Partial);
-            piece.edit(|p| complete_checksum(p)).unwrap();
+            piece.edit(complete_checksum).unwrap();
             list.push(piece.bytes().to_vec());
             out.recycle(piece);
         })
