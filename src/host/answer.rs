@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::neigh::Claim;
+use super::neigh::{Claim, Replace};
 use super::{Host, HostEvent};
 use crate::addr::Mac;
 use crate::buf::{Out, PacketBuf};
@@ -42,13 +42,9 @@ impl Host {
         let for_us = self.own.answers(port, target);
         if arp.operation == Operation::Request && for_us {
             if !probe {
-                self.learn(
-                    now,
-                    port,
-                    sender,
-                    Claim { mac: arp.sender_mac, solicited: false, replace: true, create: true },
-                    out,
-                );
+                let claim =
+                    Claim { mac: arp.sender_mac, solicited: false, replace: Replace::Always, create: true };
+                self.learn(now, port, sender, claim, out);
             }
             let reply = Arp {
                 operation: Operation::Reply,
@@ -61,19 +57,13 @@ impl Host {
             self.send_frame(port, &reply.frame(arp.sender_mac), out);
             return Verdict::Taken(Taken::Local);
         }
-        if !probe {
-            let to_us = eth::read(pkt.bytes()).is_some_and(|(dst, _, _)| dst == mac);
-            let solicited = arp.operation == Operation::Reply && to_us;
-            self.learn(
-                now,
-                port,
-                sender,
-                Claim { mac: arp.sender_mac, solicited, replace: true, create: false },
-                out,
-            );
-        }
-        // requests for others are the normal noise of a link
-        Verdict::Taken(Taken::Local)
+        // the noise of a link: of use only when it is about a neighbour we have
+        let to_us = eth::read(pkt.bytes()).is_some_and(|(dst, _, _)| dst == mac);
+        let solicited = arp.operation == Operation::Reply && to_us;
+        let gratuitous = sender == target;
+        let replace = if gratuitous { Replace::Always } else { Replace::Later };
+        let claim = Claim { mac: arp.sender_mac, solicited, replace, create: false };
+        if !probe && self.learn(now, port, sender, claim, out) { Verdict::Taken(Taken::Local) } else { bad }
     }
 
     /// A neighbour solicitation or advertisement whose ICMPv6 checksum is right.
@@ -116,13 +106,9 @@ impl Host {
                     return bad;
                 }
                 if let Some(source) = source_mac.filter(usable) {
-                    self.learn(
-                        now,
-                        port,
-                        src.into(),
-                        Claim { mac: source, solicited: false, replace: true, create: true },
-                        out,
-                    );
+                    let claim =
+                        Claim { mac: source, solicited: false, replace: Replace::Always, create: true };
+                    self.learn(now, port, src.into(), claim, out);
                 }
                 let known = self.neighbors.mac_of(port, src.into());
                 let Some(to) = source_mac.or(known).or(from).filter(usable) else { return bad };
@@ -140,19 +126,18 @@ impl Host {
                     return bad;
                 };
                 let solicited = solicited && !dst.is_multicast();
-                self.learn(
-                    now,
-                    port,
-                    target.into(),
-                    Claim { mac: claimed, solicited, replace, create: false },
-                    out,
-                );
+                let replace = if replace { Replace::Always } else { Replace::Never };
+                let claim = Claim { mac: claimed, solicited, replace, create: false };
+                if !self.learn(now, port, target.into(), claim, out) {
+                    return bad;
+                }
             }
         }
         Verdict::Taken(Taken::Local)
     }
 
-    fn learn(&mut self, now: Mono, port: PortId, ip: IpAddr, claim: Claim, out: &mut Out) {
+    /// Learns what was said and sends what waited for it; says whether it is about a neighbour we have.
+    fn learn(&mut self, now: Mono, port: PortId, ip: IpAddr, claim: Claim, out: &mut Out) -> bool {
         // who asks for us from outside the link's networks will not be sent to directly
         let on_link = match ip {
             IpAddr::V6(a) if a.is_unicast_link_local() => true,
@@ -171,6 +156,7 @@ impl Host {
         }
         self.release(port, claim.mac, learnt.released, out);
         self.count_lost(out);
+        learnt.known
     }
 
     fn conflict(&mut self, port: PortId, ip: IpAddr, mac: Mac) {

@@ -11,8 +11,10 @@ use crate::wire::icmp::{self, field, v4, v6};
 use crate::wire::tcp::{self, flag};
 use crate::wire::{Family, Meta, be16, be32, ipv4, ipv6, number as n, put16, put32, sum};
 
-/// Protocols beyond the common ones that a kernel host of the recorded kind answers in its own way.
+/// Protocols a kernel host listens to without an answer.
 const IGMP: u8 = 2;
+const PIM: u8 = 103;
+const UDP_LITE: u8 = 136;
 const ECN: u8 = 0x03;
 const MS_PER_DAY: u64 = 86_400_000;
 /// Bytes of an ICMP time stamp message.
@@ -54,6 +56,7 @@ impl Host {
             // listened to and of no interest; "no next header" asks for nothing
             IGMP if meta.family == Family::V4 => Verdict::Drop(DropReason::Protocol),
             n::NONE if meta.family == Family::V6 => Verdict::Drop(DropReason::Protocol),
+            PIM | UDP_LITE => Verdict::Drop(DropReason::Protocol),
             // the recorded host knows GRE but has no tunnel (vector 7-nodest)
             n::GRE if meta.family == Family::V4 => {
                 self.refuse(now, IcmpError::PortUnreachable, port, meta, pkt, out)
@@ -120,8 +123,9 @@ impl Host {
             let icmp = &mut b[ipv4::LEN..];
             icmp.copy_from_slice(&message[..len]);
             icmp[field::TYPE] = answer;
-            icmp[field::CODE] = 0;
+            // an echo keeps its code, as in the kernel
             if answer == v4::TIMESTAMP_REPLY {
+                icmp[field::CODE] = 0;
                 put32(icmp, 12, stamp);
                 put32(icmp, 16, stamp);
             }

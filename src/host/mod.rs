@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `own` | whose an address is; martians |
 //! | `route` | the way to a destination |
-//! | `neigh` | neighbour states and what waits for them |
+//! | `neigh`, `neighbor` | the neighbour table; one neighbour, its states, what waits for it |
 //! | `resolve` | the packet path out: link header, parking, questions |
 //! | `answer` | ARP and neighbour discovery received; announcements |
 //! | `local` | echo, resets, unreachables |
@@ -23,10 +23,13 @@ pub mod frag;
 mod key;
 mod local;
 mod neigh;
+mod neighbor;
 mod own;
 pub mod plan;
 mod resolve;
 mod route;
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -37,7 +40,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use error::IcmpError;
-pub use neigh::{MAX_LEARNT, NeighborInfo, NeighborState};
+pub use neigh::MAX_LEARNT;
+pub use neighbor::{NeighborInfo, NeighborState};
 pub use own::{FrameTo, Owned};
 pub use plan::*;
 pub use resolve::{OnFail, Quote};
@@ -127,14 +131,6 @@ pub enum HostEvent {
 /// Events kept for [`Host::poll_event`]; the oldest go first.
 const MAX_EVENTS: usize = 256;
 
-/// An address to be announced again.
-#[derive(Clone, Copy, Debug)]
-struct Announcement {
-    at: Mono,
-    ip: IpAddr,
-    left: u8,
-}
-
 /// The virtual host of one worker.
 #[derive(Debug)]
 pub struct Host {
@@ -149,7 +145,10 @@ pub struct Host {
     random: Random,
     /// Theoretical arrival time of the rate limit (GCRA).
     limit_tat: Mono,
-    announcements: VecDeque<Announcement>,
+    /// Addresses to announce since then, and those to announce again, in order of time.
+    fresh: VecDeque<IpAddr>,
+    fresh_since: Mono,
+    again: VecDeque<(Mono, IpAddr)>,
     events: VecDeque<HostEvent>,
     /// Packets dropped after the verdict on them was [`crate::engine::Taken::Parked`], or while answering.
     pub drops: DropCounters,
@@ -172,7 +171,9 @@ impl Host {
             folded,
             random: Random::new(seed ^ 0x6c76_735f_686f_7374),
             limit_tat: now,
-            announcements: VecDeque::new(),
+            fresh: VecDeque::new(),
+            fresh_since: now,
+            again: VecDeque::new(),
             events: VecDeque::new(),
             drops: DropCounters::default(),
             counters: HostCounters::default(),
@@ -180,6 +181,11 @@ impl Host {
         };
         host.static_neighbors();
         host
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> &Arc<NetPlan> {
+        &self.plan
     }
 
     /// Sets what is left to choice.
@@ -227,17 +233,19 @@ impl Host {
     /// Sets the VIPs owned (`None` = on every port). Those that are new are announced with the next
     /// [`Host::on_timeout`], which is due at once, and once more after 2 s.
     pub fn set_vips(&mut self, now: Mono, vips: &[(IpAddr, Option<Vec<PortId>>)]) {
-        let old = std::mem::replace(&mut self.vips, vips.to_vec());
-        self.own = OwnAddresses::new(&self.plan, &self.vips, self.folded);
-        self.announcements.retain(|a| vips.iter().any(|(ip, _)| *ip == a.ip));
+        self.vips = own::merge(vips);
+        let new = OwnAddresses::new(&self.plan, &self.vips, self.folded);
+        let old = std::mem::replace(&mut self.own, new);
         if !self.options.announce {
             return;
         }
-        for vip in vips {
-            if !old.contains(vip) && !self.announcements.iter().any(|a| a.ip == vip.0) {
-                self.announcements.push_back(Announcement { at: now, ip: vip.0, left: ANNOUNCEMENTS });
-            }
+        let new = &self.own;
+        self.fresh.retain(|ip| new.is_ours(*ip));
+        self.again.retain(|(_, ip)| new.is_ours(*ip));
+        if self.fresh.is_empty() {
+            self.fresh_since = now;
         }
+        self.fresh.extend(self.vips.iter().filter(|vip| !old.has_vip(vip)).map(|(ip, _)| *ip));
     }
 
     /// Whether `ip` is the director's own for packets that come in on `port`.
@@ -307,24 +315,24 @@ impl Host {
 
     /// When [`Host::on_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        let announce = self.announcements.iter().map(|a| a.at).min();
-        match (announce, self.neighbors.next()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let fresh = (!self.fresh.is_empty()).then_some(self.fresh_since);
+        let again = self.again.front().map(|(at, _)| *at);
+        [fresh, again, self.neighbors.next()].into_iter().flatten().min()
     }
 
     /// Does what is due: announcements, questions, and the errors for packets whose neighbour failed.
     pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {
-        for _ in 0..self.announcements.len() {
-            let Some(mut a) = self.announcements.pop_front() else { break };
-            if now >= a.at {
-                self.announce_address(a.ip, out);
-                a.left -= 1;
-                a.at = now + ANNOUNCE_AGAIN;
-            }
-            if a.left > 0 {
-                self.announcements.push_back(a);
+        // a thousand new VIPs must not hold up the packets of one turn
+        for _ in 0..MAX_ANNOUNCEMENTS {
+            if let Some(ip) = self.fresh.pop_front() {
+                self.announce_address(ip, out);
+                self.again.push_back((now + ANNOUNCE_AGAIN, ip));
+            } else if self.again.front().is_some_and(|(at, _)| now >= *at)
+                && let Some((_, ip)) = self.again.pop_front()
+            {
+                self.announce_address(ip, out);
+            } else {
+                break;
             }
         }
         self.neighbor_timeout(now, out);
@@ -346,10 +354,11 @@ impl Host {
     }
 }
 
-/// How often an address is announced, and how long after the first time (RFC 5227: `ANNOUNCE_NUM`,
+/// How long after the first an address is announced for the second time (RFC 5227: `ANNOUNCE_NUM` 2,
 /// `ANNOUNCE_INTERVAL`).
-const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_AGAIN: Span = Span::from_secs(2);
+/// Most addresses announced in one turn.
+const MAX_ANNOUNCEMENTS: usize = 64;
 
 fn links(plan: &NetPlan) -> Vec<(Link, Mac)> {
     plan.ports.iter().map(|p| (p.link, p.mac)).collect()

@@ -17,143 +17,21 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::key::{Folded, LinkKey};
-use super::resolve::OnFail;
+use super::neighbor::{Neighbor, NeighborInfo, NeighborState, Parked, RETRANSMIT};
 use crate::addr::Mac;
 use crate::buf::OwnedPacket;
-use crate::engine::PortId;
+use crate::engine::{DropReason, PortId};
 use crate::time::{Mono, Span};
 
 /// Most neighbours that are learnt; static ones and gateways come on top.
 pub const MAX_LEARNT: usize = 1024;
 /// Questions asked before a neighbour has failed (kernel: `mcast_solicit`, `ucast_solicit`).
 const PROBES: u8 = 3;
-/// Time between two questions (kernel: `retrans_time_ms`).
-const RETRANSMIT: Span = Span::from_secs(1);
-/// How long a confirmation is good for (kernel: `base_reachable_time_ms`).
-const REACHABLE: Span = Span::from_secs(30);
-/// From the first use of a stale entry to the first question (kernel: `delay_first_probe_time`).
-const DELAY: Span = Span::from_secs(5);
 /// How long an answer is protected against another one (kernel: `locktime`).
 const LOCK: Span = Span::from_secs(1);
 /// Memory that may wait for one neighbour (kernel: `unres_qlen_bytes`) and for all together.
 const PARKED_PER_NEIGHBOR: usize = 212_992;
 const PARKED_TOTAL: usize = 4 << 20;
-
-/// How much is known about a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NeighborState {
-    /// Configured; never changes.
-    Permanent,
-    /// Being asked for, MAC unknown.
-    Incomplete,
-    /// Confirmed within the last 30 s.
-    Reachable,
-    /// MAC known, not confirmed lately.
-    Stale,
-    /// Stale and in use; will be asked directly soon.
-    Delay,
-    /// Being asked directly.
-    Probe,
-    /// Did not answer.
-    Failed,
-}
-
-impl NeighborState {
-    /// The kernel's name for it, as `ip neighbour` prints it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            NeighborState::Permanent => "PERMANENT",
-            NeighborState::Incomplete => "INCOMPLETE",
-            NeighborState::Reachable => "REACHABLE",
-            NeighborState::Stale => "STALE",
-            NeighborState::Delay => "DELAY",
-            NeighborState::Probe => "PROBE",
-            NeighborState::Failed => "FAILED",
-        }
-    }
-}
-
-/// A neighbour as listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NeighborInfo {
-    /// Port it is on.
-    pub port: PortId,
-    /// Its address.
-    pub ip: IpAddr,
-    /// Its MAC where known.
-    pub mac: Option<Mac>,
-    /// State; a reachable one whose time is over is shown as stale.
-    pub state: NeighborState,
-    /// When a packet was last sent to it; `None` = never.
-    pub used: Option<Mono>,
-    /// Packets that wait for it.
-    pub parked: usize,
-}
-
-/// A packet that waits for its neighbour.
-#[derive(Debug)]
-pub(super) struct Parked {
-    pub packet: OwnedPacket,
-    /// Offset of the IP header in it.
-    pub l3: usize,
-    pub on_fail: OnFail,
-}
-
-/// One neighbour.
-#[derive(Debug)]
-pub(super) struct Neighbor {
-    pub mac: Mac,
-    /// The MAC may be used without further checks until then.
-    pub good_until: Mono,
-    pub used: Mono,
-    pub port: PortId,
-    pub ip: IpAddr,
-    state: NeighborState,
-    /// Never evicted.
-    pinned: bool,
-    probes: u8,
-    deadline: Option<Mono>,
-    updated: Mono,
-    parked: VecDeque<Parked>,
-    cost: usize,
-}
-
-impl Neighbor {
-    fn set(&mut self, now: Mono, state: NeighborState) {
-        use NeighborState as S;
-        self.state = state;
-        (self.good_until, self.deadline) = match state {
-            S::Permanent => (Mono(u64::MAX), None),
-            S::Reachable => (now + REACHABLE, None),
-            // used meanwhile; the timer decides what becomes of it
-            S::Delay => (Mono(u64::MAX), Some(now + DELAY)),
-            S::Probe => (Mono(u64::MAX), Some(now + RETRANSMIT)),
-            S::Incomplete => (Mono::ZERO, Some(now + RETRANSMIT)),
-            S::Stale | S::Failed => (Mono::ZERO, None),
-        };
-        self.probes = u8::from(matches!(state, S::Incomplete | S::Probe));
-    }
-
-    fn has_mac(&self) -> bool {
-        !matches!(self.state, NeighborState::Incomplete | NeighborState::Failed)
-    }
-
-    /// What to lose first when the table is full; `None` = never.
-    fn worth(&self) -> Option<(u8, Mono)> {
-        use NeighborState as S;
-        let class = match self.state {
-            _ if self.pinned => return None,
-            S::Permanent => return None,
-            S::Failed => 0,
-            // learnt by being asked, never sent to
-            _ if self.used == Mono::ZERO && self.has_mac() => 1,
-            S::Incomplete => 2,
-            S::Stale => 3,
-            S::Reachable | S::Delay | S::Probe => 4,
-        };
-        Some((class, self.used.max(self.updated)))
-    }
-}
 
 /// A question to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,14 +53,24 @@ pub(super) enum Slow {
     Full,
 }
 
+/// Whether a claim may replace a MAC that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replace {
+    /// No (advertisements without the override flag).
+    Never,
+    /// Not within a second of the last change: of several answers the first counts.
+    Later,
+    /// Yes.
+    Always,
+}
+
 /// What was said about a neighbour.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub mac: Mac,
     /// It answers a question of ours.
     pub solicited: bool,
-    /// It may replace a MAC that is known.
-    pub replace: bool,
+    pub replace: Replace,
     /// Make an entry when there is none (it asked for us and will hear from us).
     pub create: bool,
 }
@@ -190,6 +78,8 @@ pub(super) struct Claim {
 /// What a claim did.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
+    /// There is an entry now.
+    pub known: bool,
     /// Packets that waited for it.
     pub released: VecDeque<Parked>,
     /// The MAC it had before.
@@ -205,7 +95,7 @@ pub(super) struct Neighbors {
     next: Option<Mono>,
     parked_cost: usize,
     /// Packets that lost their place: to be counted as dropped.
-    pub lost: Vec<(OwnedPacket, crate::engine::DropReason)>,
+    pub lost: Vec<(OwnedPacket, DropReason)>,
 }
 
 impl Neighbors {
@@ -275,24 +165,24 @@ impl Neighbors {
 
     /// Keeps a packet for a neighbour that is being asked for; older ones go when there is no room.
     pub fn park(&mut self, port: PortId, ip: IpAddr, parked: Parked) {
-        let cost = cost(&parked);
+        let cost = parked.cost();
         let mut lost = Vec::new();
         let total = &mut self.parked_cost;
         let Some(n) =
             self.index.get(&LinkKey::of(port, ip)).and_then(|at| self.entries.get_mut(*at as usize))
         else {
-            self.lost.push((parked.packet, crate::engine::DropReason::NeighborQueueFull));
+            self.lost.push((parked.packet, DropReason::NeighborQueueFull));
             return;
         };
         while n.cost + cost > PARKED_PER_NEIGHBOR
             && let Some(old) = n.parked.pop_front()
         {
-            n.cost -= self::cost(&old);
-            *total -= self::cost(&old);
-            lost.push((old.packet, crate::engine::DropReason::NeighborQueueFull));
+            n.cost -= old.cost();
+            *total -= old.cost();
+            lost.push((old.packet, DropReason::NeighborQueueFull));
         }
         if *total + cost > PARKED_TOTAL {
-            lost.push((parked.packet, crate::engine::DropReason::NeighborQueueFull));
+            lost.push((parked.packet, DropReason::NeighborQueueFull));
         } else {
             n.cost += cost;
             *total += cost;
@@ -315,6 +205,7 @@ impl Neighbors {
             None => return learnt,
         };
         let Some(n) = self.entries.get_mut(at) else { return learnt };
+        learnt.known = true;
         let state = if claim.solicited { S::Reachable } else { S::Stale };
         match n.state {
             S::Permanent => return learnt,
@@ -329,15 +220,14 @@ impl Neighbors {
                     n.set(now, S::Reachable);
                 }
             }
-            _ if !claim.replace => {
+            _ if claim.replace == Replace::Never => {
                 // RFC 4861 section 7.2.5: doubt a confirmed entry, keep the MAC
                 if n.state == S::Reachable {
                     n.set(now, S::Stale);
                 }
                 return learnt;
             }
-            // kernel: the first of several answers counts
-            _ if now.since(n.updated) < LOCK && n.updated != Mono::ZERO => return learnt,
+            _ if claim.replace == Replace::Later && now.since(n.updated) < LOCK => return learnt,
             _ => {
                 learnt.replaced = Some(n.mac);
                 n.mac = claim.mac;
@@ -434,13 +324,13 @@ impl Neighbors {
                     self.index.insert(LinkKey::of(port, n.ip), self.entries.len() as u32);
                     self.entries.push(n);
                 }
-                _ => self.lose(n, crate::engine::DropReason::NeighborFailed),
+                _ => self.lose(n, DropReason::NeighborFailed),
             }
         }
         self.rearm();
     }
 
-    fn lose(&mut self, mut n: Neighbor, why: crate::engine::DropReason) {
+    fn lose(&mut self, mut n: Neighbor, why: DropReason) {
         self.parked_cost -= n.cost;
         self.lost.extend(n.parked.drain(..).map(|p| (p.packet, why)));
     }
@@ -456,20 +346,7 @@ impl Neighbors {
             self.remove(victim);
         }
         let at = self.entries.len();
-        self.entries.push(Neighbor {
-            mac: Mac::default(),
-            good_until: Mono::ZERO,
-            used: Mono::ZERO,
-            port,
-            ip,
-            state: NeighborState::Failed,
-            pinned,
-            probes: 0,
-            deadline: None,
-            updated: now,
-            parked: VecDeque::new(),
-            cost: 0,
-        });
+        self.entries.push(Neighbor::new(now, port, ip, pinned));
         self.index.insert(LinkKey::of(port, ip), at as u32);
         Some(at)
     }
@@ -480,7 +357,7 @@ impl Neighbors {
         if let Some(moved) = self.entries.get(at) {
             self.index.insert(LinkKey::of(moved.port, moved.ip), at as u32);
         }
-        self.lose(n, crate::engine::DropReason::NeighborTableFull);
+        self.lose(n, DropReason::NeighborTableFull);
     }
 
     fn arm(&mut self, deadline: Option<Mono>) {
@@ -490,7 +367,145 @@ impl Neighbors {
     }
 }
 
-/// Memory a parked packet holds, roughly.
-fn cost(parked: &Parked) -> usize {
-    (crate::buf::HEADROOM + parked.packet.bytes().len()).next_multiple_of(2048)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{Offload, Out};
+    use crate::host::OnFail;
+    use crate::host::testing::mac;
+
+    const PORT: PortId = PortId(0);
+
+    fn ip(last: u32) -> IpAddr {
+        IpAddr::V4((0x0a00_0000 + last).into())
+    }
+
+    fn at(ms: u64) -> Mono {
+        Mono::from_millis(ms)
+    }
+
+    fn table() -> Neighbors {
+        Neighbors::new(Folded::new(3))
+    }
+
+    fn claim(last: u8) -> Claim {
+        Claim { mac: mac(last), solicited: true, replace: Replace::Always, create: true }
+    }
+
+    fn packet(len: usize) -> Parked {
+        Parked { packet: Out::new().copy_of(&vec![0; len], Offload::NONE), l3: 14, on_fail: OnFail::Nothing }
+    }
+
+    fn state(t: &Neighbors, now: Mono, last: u32) -> NeighborState {
+        t.iter(now).find(|n| n.ip == ip(last)).unwrap().state
+    }
+
+    #[test]
+    fn static_entries_never_change() {
+        let mut t = table();
+        t.set_static(PORT, ip(1), mac(9));
+        let learnt = t.learn(at(5), PORT, ip(1), claim(7));
+        assert!(learnt.replaced.is_none());
+        assert_eq!(t.mac_of(PORT, ip(1)), Some(mac(9)));
+        assert!(matches!(t.slow(at(9_999_999), PORT, ip(1), false), Slow::Use(m) if m == mac(9)));
+        assert_eq!(t.next(), None);
+    }
+
+    #[test]
+    fn nobody_is_learnt_who_was_not_asked_and_did_not_ask() {
+        let mut t = table();
+        assert!(!t.learn(at(1), PORT, ip(1), Claim { create: false, ..claim(1) }).known);
+        assert_eq!(t.iter(at(1)).count(), 0);
+    }
+
+    #[test]
+    fn the_first_of_several_answers_counts_unless_one_is_told_to_override() {
+        let mut t = table();
+        t.learn(at(1000), PORT, ip(1), claim(1));
+        t.learn(at(1500), PORT, ip(1), Claim { replace: Replace::Later, ..claim(2) });
+        assert_eq!(t.mac_of(PORT, ip(1)), Some(mac(1)));
+        t.learn(at(1600), PORT, ip(1), Claim { replace: Replace::Always, ..claim(3) });
+        assert_eq!(t.mac_of(PORT, ip(1)), Some(mac(3)));
+        let moved =
+            t.learn(at(2700), PORT, ip(1), Claim { replace: Replace::Later, solicited: false, ..claim(4) });
+        assert_eq!(moved.replaced, Some(mac(3)));
+        assert_eq!(state(&t, at(2700), 1), NeighborState::Stale);
+    }
+
+    #[test]
+    fn without_override_a_confirmed_entry_is_doubted_and_keeps_its_mac() {
+        let mut t = table();
+        t.learn(at(1), PORT, ip(1), claim(1));
+        t.learn(at(2), PORT, ip(1), Claim { replace: Replace::Never, ..claim(2) });
+        assert_eq!(t.mac_of(PORT, ip(1)), Some(mac(1)));
+        assert_eq!(state(&t, at(2), 1), NeighborState::Stale);
+    }
+
+    #[test]
+    fn a_queue_is_bounded_in_bytes_and_loses_its_oldest() {
+        let mut t = table();
+        assert!(matches!(t.slow(at(1), PORT, ip(1), false), Slow::Wait(Some(_))));
+        for _ in 0..200 {
+            t.park(PORT, ip(1), packet(60));
+        }
+        let held = t.iter(at(1)).next().unwrap().parked;
+        assert_eq!((held, t.lost.len()), (PARKED_PER_NEIGHBOR / 2048, 200 - held));
+        assert!(t.lost.iter().all(|(_, why)| *why == DropReason::NeighborQueueFull));
+        let released = t.learn(at(2), PORT, ip(1), claim(1)).released;
+        assert_eq!((released.len(), t.parked_cost), (held, 0));
+        assert_eq!(t.next(), None, "nothing left to ask");
+    }
+
+    #[test]
+    fn all_queues_together_are_bounded() {
+        let mut t = table();
+        for host in 0..100 {
+            assert!(matches!(t.slow(at(1), PORT, ip(host), false), Slow::Wait(Some(_))));
+            for _ in 0..3 {
+                t.park(PORT, ip(host), packet(60_000));
+            }
+        }
+        assert!(t.parked_cost <= PARKED_TOTAL && t.parked_cost > PARKED_TOTAL - 70_000);
+        let held: usize = t.iter(at(1)).map(|n| n.parked).sum();
+        assert_eq!(held + t.lost.len(), 300);
+    }
+
+    #[test]
+    fn a_scan_of_the_link_does_not_push_out_who_is_talked_to() {
+        let mut t = table();
+        t.slow(at(1), PORT, ip(1), true);
+        t.learn(at(1), PORT, ip(1), claim(1));
+        for host in 2..100 {
+            t.learn(at(1), PORT, ip(host), claim(2));
+            t.find(PORT, ip(host)).unwrap().used = at(2);
+        }
+        for host in 10_000..20_000 {
+            // half of them ask us, half are asked for
+            if host % 2 == 0 {
+                t.learn(at(3), PORT, ip(host), Claim { solicited: false, ..claim(3) });
+            } else {
+                assert!(!matches!(t.slow(at(3), PORT, ip(host), false), Slow::Full));
+                t.park(PORT, ip(host), packet(60));
+            }
+        }
+        assert_eq!(t.entries.len(), MAX_LEARNT + 1);
+        assert_eq!(t.index.len(), t.entries.len());
+        for host in 1..100 {
+            assert!(t.mac_of(PORT, ip(host)).is_some(), "{host}");
+        }
+        let held: usize = t.iter(at(3)).map(|n| n.parked).sum();
+        assert_eq!(held + t.lost.len(), 5000);
+    }
+
+    #[test]
+    fn kept_entries_follow_their_port() {
+        let mut t = table();
+        t.learn(at(1), PORT, ip(1), claim(1));
+        t.learn(at(1), PORT, ip(2), claim(2));
+        t.slow(at(1), PORT, ip(3), false);
+        t.park(PORT, ip(3), packet(60));
+        t.retain(|_, a| (a == ip(2)).then_some(PortId(4)));
+        assert_eq!(t.mac_of(PortId(4), ip(2)), Some(mac(2)));
+        assert_eq!((t.entries.len(), t.lost.len(), t.parked_cost, t.next()), (1, 1, 0, None));
+    }
 }

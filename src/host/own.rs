@@ -46,6 +46,27 @@ pub enum FrameTo {
 /// A VIP with the ports that own it; `None` = every port.
 pub(super) type Vip = (IpAddr, Option<Vec<PortId>>);
 
+/// One entry for each address, with the ports of all that named it.
+pub(super) fn merge(vips: &[Vip]) -> Vec<Vip> {
+    let mut merged = vips.to_vec();
+    merged.sort_by_key(|(ip, _)| *ip);
+    merged.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        if same {
+            match (&mut first.1, later.1.take()) {
+                (Some(ports), Some(more)) => ports.extend(more),
+                (ports, _) => *ports = None,
+            }
+        }
+        same
+    });
+    for ports in merged.iter_mut().filter_map(|(_, ports)| ports.as_mut()) {
+        ports.sort_unstable();
+        ports.dedup();
+    }
+    merged
+}
+
 #[derive(Clone, Debug, Default)]
 struct Entry {
     /// Ports that have it as DIP.
@@ -169,6 +190,11 @@ impl OwnAddresses {
             || matches!(ip, IpAddr::V6(a) if self.links.iter().flatten().any(|(_, l)| *l == a))
     }
 
+    /// Whether this VIP is owned already, on the same ports.
+    pub fn has_vip(&self, (ip, ports): &Vip) -> bool {
+        self.entries.get(&Key::of(*ip)).is_some_and(|e| e.vip.as_ref() == Some(ports))
+    }
+
     fn joined(&self, group: Ipv6Addr) -> bool {
         const SOLICITED: u128 = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).to_bits() >> 24;
         let low = low24(group);
@@ -192,21 +218,15 @@ impl OwnAddresses {
         }
     }
 
-    /// Refuses sources that can be nobody's (kernel rule 91; `ip_route_input` and `ipv6_rcv`).
+    /// Refuses sources that can be nobody's (kernel rule 91; `ip_route_input` and `ipv6_rcv`). Beyond the
+    /// kernel, directed broadcasts are refused too: an answer would go to a whole network.
     #[inline]
     pub fn check_source(&self, port: PortId, ip: IpAddr) -> Option<DropReason> {
         let martian = match ip {
             IpAddr::V4(a) => {
-                let first = a.octets()[0];
-                first == 0
-                    || first == 127
-                    || a.is_multicast()
-                    || a.is_broadcast()
-                    || self.broadcasts.contains(&a)
+                a.is_unspecified() || a.is_loopback() || a.is_multicast() || self.is_broadcast(a)
             }
-            IpAddr::V6(a) => {
-                a.is_multicast() || a.is_unspecified() || a.is_loopback() || a.to_ipv4_mapped().is_some()
-            }
+            IpAddr::V6(a) => a.is_multicast() || a.is_unspecified() || a.is_loopback(),
         };
         (martian || self.owns(port, ip).is_unicast() || self.is_link_local_of_ours(ip))
             .then_some(DropReason::MartianSource)
@@ -222,8 +242,7 @@ impl OwnAddresses {
     pub fn check_dest(&self, port: PortId, ip: IpAddr) -> Option<DropReason> {
         let martian = match ip {
             IpAddr::V4(a) => {
-                let first = a.octets()[0];
-                first == 0 || first == 127 || a.is_multicast() || self.is_broadcast(a)
+                a.is_unspecified() || a.is_loopback() || a.is_multicast() || self.is_broadcast(a)
             }
             IpAddr::V6(a) => {
                 a.is_unspecified()
@@ -309,12 +328,19 @@ mod tests {
     }
 
     #[test]
+    fn services_that_share_a_vip_share_its_ports() {
+        let (a, b) = (ip("192.0.2.1"), ip("192.0.2.2"));
+        let on = |p: u16| Some(vec![PortId(p)]);
+        let merged = merge(&[(b, on(0)), (a, on(0)), (b, None), (a, on(1)), (b, on(1))]);
+        assert_eq!(merged, [(a, Some(vec![PortId(0), PortId(1)])), (b, None)]);
+    }
+
+    #[test]
     fn martians_of_rule_91() {
         let own = own();
         for bad in [
             "127.0.0.1",
             "0.0.0.0",
-            "0.1.2.3",
             "224.0.0.5",
             "255.255.255.255",
             "10.1.0.255",
@@ -324,13 +350,21 @@ mod tests {
             "::",
             "::1",
             "ff02::1",
-            "::ffff:1.2.3.4",
             "2001:db8:1::100",
             "fe80::ff:fe00:2",
         ] {
             assert_eq!(own.check_source(PortId(0), ip(bad)), Some(DropReason::MartianSource), "{bad}");
         }
-        for good in ["198.51.100.5", "10.1.0.0", "240.0.0.1", "10.2.0.11", "2001:db8:c::5", "fe80::1"] {
+        for good in [
+            "198.51.100.5",
+            "10.1.0.0",
+            "240.0.0.1",
+            "0.1.2.3",
+            "::ffff:1.2.3.4",
+            "10.2.0.11",
+            "2001:db8:c::5",
+            "fe80::1",
+        ] {
             assert_eq!(own.check_source(PortId(0), ip(good)), None, "{good}");
         }
         for bad in

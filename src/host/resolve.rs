@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::neigh::{Parked, Probe, Slow};
+use super::neigh::{Probe, Slow};
+use super::neighbor::Parked;
 use super::{Host, HostEvent, IcmpError, Route, family};
 use crate::addr::Mac;
 use crate::buf::{Offload, Out, OwnedPacket, PacketBuf};
@@ -65,6 +66,10 @@ impl Host {
             let to = n.mac;
             return link_header(pkt, l3, to, mac).map_or_else(Verdict::Drop, |()| Verdict::Send(route.port));
         }
+        if link == Link::Ip && !route.unreachable {
+            pkt.trim_front(l3);
+            return Verdict::Send(route.port);
+        }
         self.transmit_slow(now, route, pkt, l3, on_fail, out)
     }
 
@@ -78,15 +83,11 @@ impl Host {
         on_fail: OnFail,
         out: &mut Out,
     ) -> Verdict {
-        let Some(&(link, mac)) = self.links.get(usize::from(route.port.0)) else {
+        let Some(&(_, mac)) = self.links.get(usize::from(route.port.0)) else {
             return Verdict::Drop(DropReason::DeviceDown);
         };
         if route.unreachable {
             return Verdict::Drop(DropReason::Unreachable);
-        }
-        if link == Link::Ip {
-            pkt.trim_front(l3);
-            return Verdict::Send(route.port);
         }
         let hop = route.next_hop;
         let nobody = match hop {
