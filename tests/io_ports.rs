@@ -6,7 +6,7 @@
 #![cfg(feature = "daemon")]
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -14,11 +14,13 @@ use std::time::Duration;
 use softlvs::addr::{Cidr, Mac};
 use softlvs::buf::{Out, PacketBuf};
 use softlvs::engine::{DropCounters, DropReason, PortId, Verdict};
+use softlvs::io::guard::{self, Exposure, Guard};
 use softlvs::io::packet::PacketConfig;
 use softlvs::io::sys::netlink::{Feature, Netlink, set_feature};
 use softlvs::io::sys::ns::NetNs;
 use softlvs::io::tap::TapConfig;
-use softlvs::io::{MacChoice, OffloadMode, PacketPort, Port, TapPort};
+use softlvs::io::tun::TunConfig;
+use softlvs::io::{MacChoice, OffloadMode, PacketPort, Port, TapPort, TunPort};
 use softlvs::time::Mono;
 use softlvs::worker::{self, Director, Handle, clock};
 
@@ -54,10 +56,16 @@ impl Director for Null {
             self.largest = self.largest.max(packet.len());
             let frame = packet.bytes_mut();
             *verdict = Verdict::Drop(DropReason::EtherType);
-            if frame.len() < 34 || frame[12..14] != [8, 0] {
-                continue;
-            }
-            let to = Ipv4Addr::new(frame[30], frame[31], frame[32], frame[33]);
+            let to = match frame.get(12..14) {
+                Some([8, 0]) if frame.len() >= 34 => {
+                    Ipv4Addr::new(frame[30], frame[31], frame[32], frame[33])
+                }
+                // fd77::1 is the client as 10.77.0.1 is
+                Some([0x86, 0xdd]) if frame.len() >= 54 && frame[38] == 0xfd => {
+                    Ipv4Addr::new(10, 77, 0, frame[53])
+                }
+                _ => continue,
+            };
             if let Some((_, port, dst, src)) = self.ways.iter().find(|w| w.0 == to) {
                 frame[..6].copy_from_slice(&dst.0);
                 frame[6..12].copy_from_slice(&src.0);
@@ -109,6 +117,11 @@ fn tap_allowed() -> bool {
     }
 }
 
+/// The IPv6 address of the host with this IPv4 address.
+fn v6(ip: Ipv4Addr) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, ip.octets()[3].into()))
+}
+
 /// An end host on a veth to the director's namespace, where the other end is `far`.
 fn host(
     net: &Net,
@@ -127,8 +140,10 @@ fn host(
     let eth = h.index("eth0")?;
     h.set_mac(eth, mac)?;
     h.add_address(eth, Cidr { addr: IpAddr::V4(ip), len: 24 }, true)?;
+    h.add_address(eth, Cidr { addr: v6(ip), len: 64 }, true)?;
     h.set_up(eth, true)?;
     h.add_neighbor(eth, IpAddr::V4(peer), via)?;
+    h.add_neighbor(eth, v6(peer), via)?;
     Ok(())
 }
 
@@ -194,10 +209,15 @@ fn noise(mut seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// 10 MiB from client to server and other 10 MiB back, compared byte for byte.
-fn tcp_both_ways(net: &Net, port: u16) {
+fn tcp_both_ways(net: &Net, server: IpAddr) {
+    let at = SocketAddr::from((server, 8000));
+    tcp(&net.s, at, &net.c, at);
+}
+
+/// 10 MiB each way between a listener `at` and a client that connects `to`.
+fn tcp(server: &NetNs, at: SocketAddr, client: &NetNs, to: SocketAddr) {
     const LEN: usize = 10 << 20;
-    let at = SocketAddr::from((SERVER, port));
-    let listener = net.s.run(|| TcpListener::bind(at)).unwrap();
+    let listener = server.run(|| TcpListener::bind(at)).unwrap();
     let server = std::thread::spawn(move || {
         let (mut s, _) = listener.accept().unwrap();
         s.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -206,9 +226,9 @@ fn tcp_both_ways(net: &Net, port: u16) {
         assert!(got == noise(1, LEN), "client's bytes changed on the way");
         s.write_all(&noise(2, LEN)).unwrap();
     });
-    net.c
+    client
         .run(|| {
-            let mut s = TcpStream::connect_timeout(&at, Duration::from_secs(10))?;
+            let mut s = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
             s.set_read_timeout(Some(Duration::from_secs(20)))?;
             s.write_all(&noise(1, LEN))?;
             let mut got = vec![0; LEN];
@@ -343,7 +363,8 @@ fn log() -> &'static Log {
 fn carries_everything(net: &Net, handle: Handle<Null>, whole: bool) {
     ping(net);
     assert!(udp_echo(net, 7000, Duration::from_secs(2)), "udp");
-    tcp_both_ways(net, 8000);
+    tcp_both_ways(net, SERVER.into());
+    tcp_both_ways(net, v6(SERVER));
     let null = handle.stop().unwrap();
     assert_eq!(null.drops.of(DropReason::DeviceRefused), 0);
     assert_eq!(null.drops.of(DropReason::BadOffload) + null.drops.of(DropReason::BadSegmentation), 0);
@@ -395,7 +416,7 @@ fn plain_tap_port_has_packets_segmented_and_completed_by_the_kernel() {
     assert!(!handle.ports()[0].0.offload.csum);
     ping(&net);
     assert!(udp_echo(&net, 7000, Duration::from_secs(2)), "udp");
-    tcp_both_ways(&net, 8000);
+    tcp_both_ways(&net, SERVER.into());
     assert!(handle.stop().unwrap().largest <= 1514);
 }
 
@@ -490,11 +511,131 @@ fn tcp_survives_a_flapping_link() {
                 d.set_up(index, true).unwrap();
             }
         });
-        tcp_both_ways(&net, 8000);
+        tcp_both_ways(&net, SERVER.into());
         flap.join().unwrap();
     });
     wait_for("traffic flows again", || udp_echo(&net, 7001, Duration::from_millis(200)));
     handle.stop().unwrap();
+}
+
+/// Exchanges source and destination of IPv4: what the kernel sends into the TUN device comes back to it as
+/// if it came from the other address. No checksum changes by that.
+struct Mirror;
+
+impl Director for Mirror {
+    fn on_burst(
+        &mut self,
+        _now: Mono,
+        port: PortId,
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+        _out: &mut Out,
+    ) {
+        for (packet, verdict) in burst.iter_mut().zip(verdicts) {
+            *verdict = Verdict::Drop(DropReason::BadVersion);
+            if let Some((head, tail)) = packet.bytes_mut().split_at_mut_checked(16)
+                && head[0] >> 4 == 4
+                && tail.len() >= 4
+            {
+                head[12..].swap_with_slice(&mut tail[..4]);
+                *verdict = Verdict::Send(port);
+            }
+        }
+    }
+    fn poll_timeout(&self) -> Option<Mono> {
+        None
+    }
+    fn on_timeout(&mut self, _now: Mono, _out: &mut Out) {}
+    fn device_drop(&mut self, _port: PortId, why: DropReason, n: u64) {
+        panic!("{n} packets lost: {why:?}");
+    }
+}
+
+#[test]
+fn tun_port_carries_tcp_with_and_without_offload() {
+    if !tap_allowed() {
+        return;
+    }
+    for offload in [OffloadMode::On, OffloadMode::Off] {
+        let Some(net) = net() else { return };
+        let handle = net
+            .d
+            .run(|| {
+                let config =
+                    TunConfig { name: "tun%d".to_owned(), mtu: Some(1400), offload, ..TunConfig::default() };
+                let port = TunPort::open(&config).map_err(io::Error::other)?;
+                worker::start("lvs-w0", Mirror, vec![Box::new(port) as Box<dyn Port>])
+            })
+            .unwrap();
+        let info = &handle.ports()[0].0;
+        assert_eq!((info.name.as_str(), info.mtu, info.mac), ("tun0", 1400, None));
+        assert_eq!(info.offload.tso, offload == OffloadMode::On);
+        let mut d = Netlink::open_in(&net.d).unwrap();
+        let tun = d.index("tun0").unwrap();
+        d.add_address(tun, "10.78.0.1/24".parse().unwrap(), true).unwrap();
+        tcp(&net.d, "10.78.0.1:8000".parse().unwrap(), &net.d, "10.78.0.2:8000".parse().unwrap());
+        handle.stop().unwrap();
+    }
+}
+
+#[test]
+fn guard_keeps_the_kernel_that_owns_the_vip_out_and_is_removed() {
+    let Some(net) = net() else { return };
+    let handle = two_arm(&net, OffloadMode::Auto);
+    let mut d = Netlink::open_in(&net.d).unwrap();
+    // as with mac = "inherit": the kernel takes the director's frames for its own
+    let mut ports = Vec::new();
+    for (name, mac) in [("d0", MAC_0), ("d1", MAC_1)] {
+        let index = d.index(name).unwrap();
+        d.set_mac(index, mac).unwrap();
+        ports.push(Exposure {
+            interface: name.to_owned(),
+            shared: true,
+            mac: Some(mac),
+            device_mac: Some(mac),
+        });
+    }
+    // an ordinary host of the network, which knows the way back to the client
+    let d0 = d.index("d0").unwrap();
+    d.add_address(d0, "10.77.0.254/24".parse().unwrap(), true).unwrap();
+    let vips = [IpAddr::V4(SERVER)];
+    let check = |guarded| net.d.run(|| Ok(guard::check(&ports, &vips, guarded))).unwrap();
+    assert!(check(false).is_ok());
+    net.d.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap();
+    let e = check(false).unwrap_err();
+    assert!(e.to_string().contains("net.ipv4.ip_forward = 1"), "{e}");
+    let lo = d.index("lo").unwrap();
+    d.add_address(lo, Cidr::host(SERVER.into()), true).unwrap();
+    let e = check(false).unwrap_err();
+    assert!(e.to_string().contains("10.77.0.2 is configured in the kernel too, on lo"), "{e}");
+    assert!(check(true).is_ok());
+    // what the check is for: the kernel resets the connection before the director has forwarded the SYN
+    let at = SocketAddr::from((SERVER, 8000));
+    let listener = net.s.run(|| TcpListener::bind(at)).unwrap();
+    let refused = net.c.run(|| TcpStream::connect_timeout(&at, Duration::from_secs(2))).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    drop(listener);
+
+    let install = || net.d.run(|| ports.iter().map(|p| Ok(Guard::install(p, &vips))).collect());
+    let guards: Vec<Result<Guard, _>> = install().unwrap();
+    if let Some(Err(e)) = guards.iter().find(|g| g.is_err()) {
+        assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "{e}");
+        println!("skipped: {e}: {:?}", e.help);
+        return;
+    }
+    ping(&net);
+    tcp_both_ways(&net, SERVER.into());
+    handle.stop().unwrap();
+    let tables = || {
+        let mut nft = Command::new("nft");
+        nft.args(["list", "tables"]);
+        net.d.confine(&mut nft).unwrap();
+        String::from_utf8(nft.output().unwrap().stdout).unwrap()
+    };
+    assert!(tables().contains("netdev softlvs_d0") && tables().contains("netdev softlvs_d1"));
+    // a second one takes the place of the first, dropped outside the namespace it goes as well
+    drop((install().unwrap(), guards));
+    assert_eq!(tables(), "");
 }
 
 #[test]

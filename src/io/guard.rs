@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use super::OpenError;
+use super::sys::ns::NetNs;
 use crate::addr::Mac;
 
 /// The interface on which the kernel of this network namespace owns `ip`.
@@ -120,6 +121,8 @@ pub fn check(ports: &[Exposure], addresses: &[IpAddr], guarded: bool) -> Result<
 #[derive(Debug)]
 pub struct Guard {
     table: String,
+    /// Where the rule is: the thread that drops it may live elsewhere.
+    ns: NetNs,
 }
 
 impl Guard {
@@ -135,14 +138,15 @@ impl Guard {
         let kernel = kernel_addresses().unwrap_or_default();
         let own: Vec<IpAddr> =
             kernel.into_iter().map(|(_, ip)| ip).filter(|ip| !addresses.contains(ip)).collect();
-        run(&rules(&table, port, addresses, &own))?;
-        Ok(Guard { table })
+        let ns = NetNs::current().map_err(|e| OpenError::plain(WHAT, &e))?;
+        run(&ns, &rules(&table, port, addresses, &own))?;
+        Ok(Guard { table, ns })
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Err(error) = run(&format!("delete table netdev {}\n", self.table)) {
+        if let Err(error) = run(&self.ns, &format!("delete table netdev {}\n", self.table)) {
             tracing::warn!(table = %self.table, %error, "guard rule could not be removed");
         }
     }
@@ -194,8 +198,9 @@ fn rules(table: &str, port: &Exposure, addresses: &[IpAddr], kernel: &[IpAddr]) 
     r
 }
 
-fn run(script: &str) -> Result<(), OpenError> {
-    const WHAT: &str = "cannot set the guard rule";
+const WHAT: &str = "cannot set the guard rule";
+
+fn run(ns: &NetNs, script: &str) -> Result<(), OpenError> {
     let fail = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => OpenError::new(
             WHAT,
@@ -204,13 +209,10 @@ fn run(script: &str) -> Result<(), OpenError> {
         ),
         _ => OpenError::plain(WHAT, &e),
     };
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(fail)?;
+    let mut nft = Command::new("nft");
+    nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    ns.confine(&mut nft).map_err(fail)?;
+    let mut child = nft.spawn().map_err(fail)?;
     if let Some(mut stdin) = child.stdin.take() {
         // when nft has gone already its message says why
         let _ = stdin.write_all(script.as_bytes());

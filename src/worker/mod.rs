@@ -205,3 +205,6 @@ impl<D: Director> Worker<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
