@@ -20,6 +20,8 @@ pub mod tunnel;
 pub mod wire;
 
 #[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod io;

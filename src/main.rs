@@ -1,5 +1,5 @@
 //! The `softlvs` command.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    softlvs::cli::main(std::env::args_os())
 }

@@ -1,0 +1,58 @@
+//! The command line. `args` is what was typed, `mean` what it means; nothing acts before both are done.
+
+pub mod args;
+pub mod check;
+pub mod error;
+mod host_side;
+pub mod mean;
+mod ports;
+mod run;
+mod running;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+use error::Failure;
+
+/// Runs the command line and says how the process ends: 0 done, 1 failed at run time, 2 wrong usage or
+/// configuration.
+pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(line) {
+        Ok(cli) => cli,
+        Err(e) => return error::usage(&e),
+    };
+    match act(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn act(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        None => run::run(&cli.run).map(done),
+        Some(Command::Run(args)) => run::run(&args).map(done),
+        Some(Command::Check(args)) => check::check(&args).map(done),
+    }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Writes to standard output; a reader that went away is no failure (exit 0, nothing more is written).
+///
+/// # Errors
+/// The output cannot be written for another reason, such as a full disk.
+pub fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::run("cannot write the output", e.to_string(), ""))
+        }
+        _ => Ok(()),
+    }
+}
