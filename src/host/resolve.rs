@@ -10,10 +10,11 @@ use crate::buf::{Offload, Out, OwnedPacket, PacketBuf};
 use crate::engine::{DropReason, PortId, Taken, Verdict};
 use crate::time::Mono;
 use crate::wire::arp::{Arp, Operation};
+use crate::wire::fragment::{fragment4, fragment6};
 use crate::wire::meta::parse_quoted;
 use crate::wire::ndp::{self, Ndp};
 use crate::wire::sum::Delta;
-use crate::wire::{Family, Link, be16, be32, eth, ipv4, ipv6, number, put16, put32, put128};
+use crate::wire::{Family, Link, Parsed, be16, be32, eth, ipv4, ipv6, number, parse, put16, put32, put128};
 
 /// What an ICMP error about a translated packet quotes instead of the packet's own end-points.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,11 +121,7 @@ impl Host {
     /// Sends an IP packet of our own, cut to the MTU where needed.
     pub(super) fn send_own(&mut self, now: Mono, route: &Route, mut packet: OwnedPacket, out: &mut Out) {
         if packet.bytes().len() > route.mtu as usize {
-            let id = self.random.next() as u32;
-            for piece in pieces(packet.bytes(), route.mtu as usize, id, out) {
-                self.send_own_piece(now, route, piece, out);
-            }
-            out.recycle(packet);
+            self.send_pieces(now, route, packet, out);
             return;
         }
         let port = route.port;
@@ -138,13 +135,26 @@ impl Host {
         }
     }
 
-    fn send_own_piece(&mut self, now: Mono, route: &Route, packet: OwnedPacket, out: &mut Out) {
-        if packet.bytes().len() <= route.mtu as usize {
-            self.send_own(now, route, packet, out);
-        } else {
-            self.drops.count(DropReason::TooBig);
-            out.recycle(packet);
+    /// Cuts an IP packet of our own, which is never forbidden.
+    fn send_pieces(&mut self, now: Mono, route: &Route, mut packet: OwnedPacket, out: &mut Out) {
+        let (mtu, id) = (route.mtu as usize, self.random.next() as u32);
+        let cut = packet.edit(|p| {
+            let Ok(Parsed::Ip(meta)) = parse(p.bytes(), Link::Ip) else { return Err(DropReason::TooBig) };
+            let each = |out: &mut Out, piece: OwnedPacket| {
+                // what cannot be cut small enough comes back whole, and would again
+                if piece.bytes().len() <= mtu {
+                    self.send_own(now, route, piece, out);
+                }
+            };
+            match meta.family {
+                Family::V4 => fragment4(p, &meta, mtu, out, each),
+                Family::V6 => fragment6(p, &meta, mtu, id, out, each),
+            }
+        });
+        if let Err(why) = cut {
+            self.drops.count(why);
         }
+        out.recycle(packet);
     }
 
     /// Sends a frame that is complete.
@@ -302,43 +312,4 @@ fn untranslate(frame: &mut [u8], l3: usize, quote: &Quote) {
             put16(frame, usize::from(meta.l4) + at_port, end.port());
         }
     }
-}
-
-/// Cuts an IP packet of our own (no options, no extension headers) into fragments that fit `mtu`.
-fn pieces(packet: &[u8], mtu: usize, id: u32, out: &mut Out) -> Vec<OwnedPacket> {
-    let v4 = packet.first().is_some_and(|b| b >> 4 == 4);
-    let header = if v4 { ipv4::LEN } else { ipv6::LEN };
-    let extra = if v4 { 0 } else { 8 };
-    let room = mtu.saturating_sub(header + extra) & !7;
-    if room == 0 || packet.len() <= header {
-        return Vec::new();
-    }
-    let mut made = Vec::new();
-    let payload = &packet[header..];
-    for (i, chunk) in payload.chunks(room).enumerate() {
-        let more = (i + 1) * room < payload.len();
-        let offset = (i * room) as u16;
-        let mut piece = out.packet(header + extra + chunk.len());
-        piece.edit(|p| {
-            let b = p.bytes_mut();
-            b[..header].copy_from_slice(&packet[..header]);
-            b[header + extra..].copy_from_slice(chunk);
-            if v4 {
-                put16(b, ipv4::field::TOTAL, (header + chunk.len()) as u16);
-                put16(b, ipv4::field::FRAGMENT, offset >> 3 | if more { 0x2000 } else { 0 });
-                put16(b, ipv4::field::CHECKSUM, 0);
-                let check = crate::wire::sum::checksum(&b[..header]);
-                put16(b, ipv4::field::CHECKSUM, check);
-            } else {
-                put16(b, ipv6::field::PAYLOAD, (extra + chunk.len()) as u16);
-                b[header] = b[ipv6::field::NEXT];
-                b[header + 1] = 0;
-                put16(b, header + 2, offset | u16::from(more));
-                put32(b, header + 4, id);
-                b[ipv6::field::NEXT] = number::FRAGMENT;
-            }
-        });
-        made.push(piece);
-    }
-    made
 }

@@ -388,3 +388,204 @@ fn echo6(src: &str, dst: &str) -> Vec<u8> {
         .unwrap();
     frame
 }
+
+fn ping4(len: usize) -> Vec<u8> {
+    let mut frame = hex("0200000001010200000001fe0800");
+    etherparse::PacketBuilder::ipv4([198, 51, 100, 5], [10, 1, 0, 100], 64)
+        .icmpv4_echo_request(7, 1)
+        .write(&mut frame, &vec![b'p'; len])
+        .unwrap();
+    frame
+}
+
+#[test]
+fn a_large_echo_reply_is_cut_to_the_mtu() {
+    let (mut host, mut out) = (director(), Out::new());
+    assert_eq!(receive(&mut host, Mono::ZERO, WAN, &ping4(2000), &mut out), LOCAL);
+    let frames = drain(&mut out);
+    // as a kernel host with MTU 1500 cuts it
+    let fields: Vec<_> = frames.iter().map(|(_, f)| (f.len() - 14, f[20] >> 4, f[21])).collect();
+    assert_eq!(fields, [(1500, 2, 0), (548, 0, 185)]);
+    assert_eq!(frames[0].1[18..20], frames[1].1[18..20], "one identification");
+
+    let mut frame = hex("0200000001010200000001fe86dd");
+    let (src, dst): (std::net::Ipv6Addr, std::net::Ipv6Addr) =
+        ("2001:db8:c::5".parse().unwrap(), "2001:db8:1::100".parse().unwrap());
+    etherparse::PacketBuilder::ipv6(src.octets(), dst.octets(), 64)
+        .icmpv6_echo_request(1, 2)
+        .write(&mut frame, &[b'p'; 2000])
+        .unwrap();
+    assert_eq!(receive(&mut host, Mono::ZERO, WAN, &frame, &mut out), LOCAL);
+    let lens: Vec<_> = drain(&mut out).iter().map(|(_, f)| f.len() - 14).collect();
+    assert_eq!(lens, [40 + 8 + 1448, 40 + 8 + 560]);
+}
+
+#[test]
+fn unknown_destination_options_are_pointed_at_and_tos_is_kept_in_part() {
+    // recorded from a kernel host: hop-by-hop and destination options before protocol 253: pointer 48
+    let mut frame = hex("0200000001010200000001fe86dd6000000000180040");
+    frame.extend(hex("20010db8000c0000000000000000000520010db8000100000000000000000100"));
+    frame.extend(hex("3c00010400000000fd000104000000007878787878787878"));
+    let (mut host, mut out) = (director(), Out::new());
+    assert_eq!(receive(&mut host, Mono::ZERO, WAN, &frame, &mut out), LOCAL);
+    let frames = drain(&mut out);
+    assert_eq!(frames[0].1[54..56], [4, 1]);
+    assert_eq!(frames[0].1[58..62], [0, 0, 0, 48]);
+    // TOS 0xff: 0xde in an unreachable, 0xfc in a reset, 0xff in an echo reply
+    let with_tos = |hex_frame: &str| {
+        let mut frame = hex(hex_frame);
+        frame[15] = 0xff;
+        frame[24..26].fill(0);
+        let check = crate::wire::sum::checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+        frame
+    };
+    for (frame, tos) in [
+        ("0200000001010200000001fe08004500001d100040004011f632c63364050a0100640fa0003a00094a6471", 0xde),
+        (
+            "0200000001010200000001fe080045000028100040004006f632c63364050a0100640fa0005500000001000000005002faf0705e0000",
+            0xfc,
+        ),
+        (
+            "0200000001010200000001fe0800450000280001400040010637c63364050a01006408005b850007000170696e6770696e6770696e67",
+            0xff,
+        ),
+    ] {
+        let _ = receive(&mut host, Mono::ZERO, WAN, &with_tos(frame), &mut out);
+        assert_eq!(drain(&mut out)[0].1[15], tos);
+    }
+}
+
+#[test]
+fn wrong_checksums_and_martians_are_not_answered() {
+    for (at, why) in [(36, DropReason::BadIcmpChecksum), (16, DropReason::BadIpChecksum)] {
+        let (mut host, mut out) = (director(), Out::new());
+        let mut frame = ping4(8);
+        frame[at] ^= 1;
+        assert_eq!(receive(&mut host, Mono::ZERO, WAN, &frame, &mut out), Verdict::Drop(why));
+        assert!(out.is_empty());
+    }
+    let syn = "0200000001010200000001fe080045000028100040004006f632c63364050a0100640fa0005500000001000000005002faf0705f0000";
+    let (mut host, mut out) = (director(), Out::new());
+    let verdict = receive(&mut host, Mono::ZERO, WAN, &hex(syn), &mut out);
+    assert_eq!((verdict, out.len()), (Verdict::Drop(DropReason::BadTransportChecksum), 0));
+}
+
+#[test]
+fn closed_drop_is_silent_but_still_answers_echo() {
+    let (mut host, mut out) = (director(), Out::new());
+    let plan = NetPlan { closed: super::Closed::Drop, ..NetPlan::clone(host.plan()) };
+    host.reconfigure(Mono::ZERO, Arc::new(plan));
+    let syn = "0200000001010200000001fe080045000028100040004006f632c63364050a0100640fa0005500000001000000005002faf0705e0000";
+    let verdict = receive(&mut host, Mono::ZERO, WAN, &hex(syn), &mut out);
+    assert_eq!((verdict, out.len()), (Verdict::Drop(DropReason::NoService), 0));
+    assert_eq!(receive(&mut host, Mono::ZERO, WAN, &ping4(8), &mut out), LOCAL);
+    assert_eq!(out.len(), 1);
+}
+
+#[test]
+fn a_partial_checksum_is_trusted_and_quoted_as_it_is() {
+    let (mut host, mut out) = (director(), Out::new());
+    let mut frame =
+        hex("0200000001010200000001fe08004500001d100040004011f632c63364050a0100640fa0003a0009000071");
+    let Ok(Parsed::Ip(meta)) = parse(&frame, Link::Ethernet) else { panic!() };
+    frame[40..42].copy_from_slice(&[0xba, 0xdd]);
+    let offload = Offload { csum: crate::buf::Csum::Partial { start: 34, offset: 6 }, gso: None };
+    let len = frame.len();
+    let mut pkt = PacketBuf::new(&mut frame, 0, len, offload);
+    assert_eq!(host.local_in(Mono::ZERO, WAN, &meta, &mut pkt, &mut out), LOCAL);
+    let (_, told) = drain(&mut out).remove(0);
+    assert_eq!(told[68..70], [0xba, 0xdd]);
+    assert_eq!(crate::wire::sum::checksum(&told[34..]), 0);
+}
+
+#[test]
+fn new_vips_are_announced_twice_and_old_ones_not() {
+    let (mut host, mut out) = (director(), Out::new());
+    host.set_options(HostOptions { announce: true, ..HostOptions::default() });
+    let vips = [
+        (ip("10.1.0.100"), None),
+        (ip("192.0.2.1"), Some(vec![LAN])),
+        (ip("2001:db8:5::1"), Some(vec![WAN])),
+        (ip("2001:db8:1::100"), None),
+    ];
+    host.set_vips(Mono::from_millis(10), &vips);
+    let garp = "ffffffffffff02000000020108060001080006040001020000000201c00002010000000000 00c0000201"
+        .replace(' ', "");
+    for (due, left) in [(10, true), (2010, false)] {
+        let due = Mono::from_millis(due);
+        assert_eq!(host.poll_timeout(), Some(due));
+        host.on_timeout(due, &mut out);
+        let frames = drain(&mut out);
+        assert_eq!(frames.len(), 2);
+        assert_eq!(frames[0], (LAN, hex(&garp)));
+        let (port, na) = &frames[1];
+        assert_eq!((*port, &na[..6], na[21]), (WAN, &[0x33, 0x33, 0, 0, 0, 1][..], 255));
+        assert_eq!(na[54..59], [136, 0, na[56], na[57], 0x20]);
+        assert_eq!(host.poll_timeout().is_some(), left);
+    }
+    host.announce(Mono::ZERO, &mut out);
+    // 2 IPv4 DIPs, 2 IPv6 DIPs, 2 VIPs on one port and 2 on both
+    assert_eq!(out.len(), 10);
+}
+
+#[test]
+fn another_station_with_our_address_is_an_event_and_changes_nothing() {
+    let (mut host, mut out) = (director(), Out::new());
+    let garp = hex("ffffffffffff0200000001330806000108000604000102000000 01330a010064000000000000 0a010064"
+        .replace(' ', "")
+        .as_str());
+    for _ in 0..3 {
+        assert_eq!(receive(&mut host, Mono::ZERO, WAN, &garp, &mut out), LOCAL);
+    }
+    assert!(out.is_empty());
+    let mac = "02:00:00:00:01:33".parse().unwrap();
+    assert_eq!(host.poll_event(), Some(HostEvent::AddressConflict { port: WAN, ip: ip("10.1.0.100"), mac }));
+    assert_eq!((host.poll_event(), host.counters.conflicts), (None, 3));
+    assert!(host.neighbors(Mono::ZERO).all(|n| n.state == NeighborState::Permanent));
+}
+
+#[test]
+fn arp_and_neighbour_answers_are_the_kernels() {
+    // recorded from a kernel host with the same addresses
+    let (mut host, mut out) = (director(), Out::new());
+    let ask = |spa: &str| {
+        hex(&format!("ffffffffffff0200000001330806000108000604000102000000 0133{spa}0000000000000a010064")
+            .replace(' ', ""))
+    };
+    let answer = |spa: &str| {
+        hex(&format!("0200000001330200000001010806000108000604000202000000 01010a010064020000000133{spa}")
+            .replace(' ', ""))
+    };
+    for (spa, learnt) in [("0a010034", 1), ("ac100001", 1), ("00000000", 1)] {
+        let _ = receive(&mut host, Mono::ZERO, WAN, &ask(spa), &mut out);
+        assert_eq!(drain(&mut out), [(WAN, answer(spa))]);
+        let known = host.neighbors(Mono::ZERO).filter(|n| n.state != NeighborState::Permanent).count();
+        assert_eq!(known, learnt, "{spa}: only a neighbour is learnt");
+    }
+    // a duplicate address probe is answered to all nodes, a solicitation to who asked
+    let plan = NetPlan { forwarding: true, ..NetPlan::clone(host.plan()) };
+    host.reconfigure(Mono::ZERO, Arc::new(plan));
+    let (them, target) = ("02:00:00:00:01:33".parse().unwrap(), "2001:db8:1::100".parse().unwrap());
+    let group = crate::wire::ndp::solicited_node(target);
+    for (source, source_mac, want) in [
+        (
+            "::",
+            None,
+            "33330000000102000000010186dd6000000000203aff20010db8000100000000000000000100ff02000000000000\
+             00000000000000018800762aa000000020010db80001000000000000000001000201020000000101",
+        ),
+        (
+            "fe80::33",
+            Some(them),
+            "02000000013302000000010186dd6000000000203aff20010db8000100000000000000000100fe80000000000000\
+             00000000000000338800367ae000000020010db80001000000000000000001000201020000000101",
+        ),
+    ] {
+        let ask = crate::wire::ndp::Ndp::Solicit { target, source_mac };
+        let to = crate::addr::Mac::of_multicast6(group);
+        let (frame, len) = ask.frame((to, them), source.parse().unwrap(), group);
+        assert_eq!(receive(&mut host, Mono::ZERO, WAN, &frame[..len], &mut out), LOCAL);
+        assert_eq!(drain(&mut out), [(WAN, hex(want))]);
+    }
+}
