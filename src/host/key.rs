@@ -47,6 +47,16 @@ impl LinkKey {
     pub fn of(port: PortId, ip: IpAddr) -> LinkKey {
         LinkKey { key: Key::of(ip), port: port.0 }
     }
+
+    /// Number of different [`LinkKey::slot`]s.
+    pub const SLOTS: usize = 256;
+
+    /// A number below [`LinkKey::SLOTS`] that differs for neighbouring addresses.
+    #[inline]
+    pub fn slot(&self) -> usize {
+        let word = self.key.low ^ (self.key.low >> 8) ^ (u64::from(self.port) << 5);
+        word as usize % LinkKey::SLOTS
+    }
 }
 
 impl Hash for LinkKey {

@@ -91,6 +91,8 @@ pub(super) struct Learnt {
 pub(super) struct Neighbors {
     entries: Vec<Neighbor>,
     index: HashMap<LinkKey, u32, Folded>,
+    /// Places in `entries` where an address was found last, by [`LinkKey::slot`]; only hints.
+    hints: Box<[u32; LinkKey::SLOTS]>,
     /// When the first timer fires.
     next: Option<Mono>,
     parked_cost: usize,
@@ -103,6 +105,7 @@ impl Neighbors {
         Neighbors {
             entries: Vec::new(),
             index: HashMap::with_hasher(folded),
+            hints: Box::new([0; LinkKey::SLOTS]),
             next: None,
             parked_cost: 0,
             lost: Vec::new(),
@@ -112,7 +115,13 @@ impl Neighbors {
     /// The entry of an address, for the packet path.
     #[inline]
     pub fn find(&mut self, port: PortId, ip: IpAddr) -> Option<&mut Neighbor> {
-        let at = *self.index.get(&LinkKey::of(port, ip))?;
+        let key = LinkKey::of(port, ip);
+        let hint = self.hints[key.slot()] as usize;
+        if self.entries.get(hint).is_some_and(|n| n.key == key) {
+            return self.entries.get_mut(hint);
+        }
+        let at = *self.index.get(&key)?;
+        self.hints[key.slot()] = at;
         self.entries.get_mut(at as usize)
     }
 
@@ -320,8 +329,8 @@ impl Neighbors {
         for mut n in old {
             match keep(n.port, n.ip) {
                 Some(port) if n.state != NeighborState::Permanent => {
-                    (n.port, n.pinned) = (port, false);
-                    self.index.insert(LinkKey::of(port, n.ip), self.entries.len() as u32);
+                    (n.port, n.pinned, n.key) = (port, false, LinkKey::of(port, n.ip));
+                    self.index.insert(n.key, self.entries.len() as u32);
                     self.entries.push(n);
                 }
                 _ => self.lose(n, DropReason::NeighborFailed),
@@ -353,9 +362,9 @@ impl Neighbors {
 
     fn remove(&mut self, at: usize) {
         let n = self.entries.swap_remove(at);
-        self.index.remove(&LinkKey::of(n.port, n.ip));
+        self.index.remove(&n.key);
         if let Some(moved) = self.entries.get(at) {
-            self.index.insert(LinkKey::of(moved.port, moved.ip), at as u32);
+            self.index.insert(moved.key, at as u32);
         }
         self.lose(n, DropReason::NeighborTableFull);
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use super::key::LinkKey;
 use super::resolve::OnFail;
 use crate::addr::Mac;
 use crate::buf::OwnedPacket;
@@ -79,6 +80,8 @@ pub(super) struct Parked {
 /// One neighbour.
 #[derive(Debug)]
 pub(super) struct Neighbor {
+    /// Port and address as looked up.
+    pub key: LinkKey,
     pub mac: Mac,
     /// The MAC may be used without further checks until then.
     pub good_until: Mono,
@@ -101,6 +104,7 @@ impl Neighbor {
     /// A new entry, of which nothing is known.
     pub fn new(now: Mono, port: PortId, ip: IpAddr, pinned: bool) -> Neighbor {
         Neighbor {
+            key: LinkKey::of(port, ip),
             mac: Mac::default(),
             good_until: Mono::ZERO,
             used: Mono::ZERO,
