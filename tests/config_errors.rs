@@ -246,3 +246,23 @@ proptest! {
         let _ = check(&text, "f").map_err(|all| all.iter().map(ToString::to_string).collect::<String>());
     }
 }
+
+#[test]
+fn every_key_is_in_the_reference() {
+    fn names(schema: &serde_json::Value, all: &mut Vec<String>) {
+        for (key, below) in schema["properties"].as_object().into_iter().flatten() {
+            all.push(format!("`{key}`"));
+            names(below, all);
+            names(&below["items"], all);
+        }
+    }
+    let reference = include_str!("../docs/configuration.md");
+    let mut all = Vec::new();
+    let schema = schema::schema();
+    for top in schema["properties"].as_object().unwrap().values() {
+        names(top, &mut all);
+        names(&top["items"], &mut all);
+    }
+    all.retain(|key| !reference.contains(key));
+    assert!(all.is_empty(), "not in docs/configuration.md: {all:?}");
+}
