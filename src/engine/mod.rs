@@ -158,6 +158,19 @@ impl Engine {
         core.count(verdict);
         verdict
     }
+    /// Decides about a burst of packets that came in on one port, in order.
+    pub fn on_burst(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+        out: &mut Out,
+    ) {
+        for (pkt, verdict) in burst.iter_mut().zip(verdicts) {
+            *verdict = self.on_packet(now, port, pkt, out);
+        }
+    }
     /// Announces all addresses (gratuitous ARP, unsolicited neighbour advertisements).
     pub fn announce(&mut self, now: Mono, out: &mut Out) {
         self.core.host.announce(now, out);

@@ -14,9 +14,7 @@ impl Director for Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
-        for (pkt, verdict) in burst.iter_mut().zip(verdicts) {
-            *verdict = self.on_packet(now, port, pkt, out);
-        }
+        Engine::on_burst(self, now, port, burst, verdicts, out);
     }
     fn poll_timeout(&self) -> Option<Mono> {
         Engine::poll_timeout(self)
