@@ -10,7 +10,7 @@ use crate::host::{Host, IcmpError, OnFail, Quote, Route};
 use crate::nat::Ends;
 use crate::svc::{Dest, Forward, Snapshot, Tunnel};
 use crate::tunnel::{self, EncapPlan};
-use crate::wire::fragment::fragment4;
+use crate::wire::fragment::{fragment4, fragment6};
 use crate::wire::offload::{self, SegmentCsum};
 use crate::wire::{Family, Meta, ttl};
 
@@ -76,7 +76,8 @@ impl Core {
         conn: Option<&Conn<A>>,
         out: &mut Out,
     ) -> Option<Verdict> {
-        if meta.ip_len() <= mtu as usize
+        let size = if at.largest != 0 { usize::from(at.largest) } else { meta.ip_len() };
+        if size <= mtu as usize
             || offload::fits(pkt, meta, mtu as usize)
             || A::may_fragment(pkt.bytes(), meta)
         {
@@ -98,15 +99,20 @@ impl Core {
         on_fail: OnFail,
         out: &mut Out,
     ) -> Verdict {
-        if meta.ip_len() <= route.mtu as usize || offload::fits(pkt, &meta, route.mtu as usize) {
+        let mtu = at.cut_to(route.mtu);
+        if meta.ip_len() <= mtu || offload::fits(pkt, &meta, mtu) {
             return self.host.transmit(at.now, route, pkt, meta.l3 as usize, on_fail, out);
         }
-        let (mtu, l3) = (route.mtu as usize, meta.l3 as usize);
+        let l3 = meta.l3 as usize;
+        let id = if A::V6 { self.random.next() as u32 } else { 0 };
         let host = &mut self.host;
         let mut each = |out: &mut Out, piece| send_piece(host, at, route, l3, on_fail, out, piece);
         let cut = if pkt.offload.gso.is_some() {
             let room = offload::payload_room(pkt, &meta, mtu);
             offload::segment(pkt, &meta, room, SegmentCsum::Partial, out, &mut each)
+        } else if A::V6 {
+            // only what was reassembled here gets this far: a router never cuts IPv6
+            fragment6(pkt, &meta, mtu, id, out, &mut each)
         } else {
             fragment4(pkt, &meta, mtu, out, &mut each)
         };
@@ -165,36 +171,20 @@ impl Core {
             return cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split));
         }
         let whole = A::may_fragment(pkt.bytes(), &meta) || (!A::V6 && !snap.sysctl.pmtu_disc);
-        if meta.ip_len() > limit && !whole {
+        let size = if at.largest != 0 { usize::from(at.largest) } else { meta.ip_len() };
+        if size > limit && !whole {
             return self.refuse_tunnel(at, &meta, pkt, limit, conn, out);
         }
         match tunnel::encap(pkt, &meta, &plan) {
             Err(why) => Verdict::Drop(why),
-            Ok(outer) if outer.ip_len() <= route.mtu as usize => {
+            Ok(outer) if outer.ip_len() <= at.cut_to(route.mtu) => {
                 self.host.transmit(at.now, route, pkt, outer.l3 as usize, OnFail::Nothing, out)
             }
-            Ok(outer) => self.leave_cut(at, route, &outer, pkt, out),
+            Ok(outer) if outer.family == Family::V6 => {
+                self.leave::<u128>(at, route, outer, pkt, OnFail::Nothing, out)
+            }
+            Ok(outer) => self.leave::<u32>(at, route, outer, pkt, OnFail::Nothing, out),
         }
-    }
-
-    fn leave_cut(
-        &mut self,
-        at: Arrival,
-        route: &Route,
-        outer: &Meta,
-        pkt: &mut PacketBuf<'_>,
-        out: &mut Out,
-    ) -> Verdict {
-        if outer.family == Family::V6 {
-            let id = self.random.next() as u32;
-            let host = &mut self.host;
-            let cut =
-                crate::wire::fragment::fragment6(pkt, outer, route.mtu as usize, id, out, |out, piece| {
-                    send_piece(host, at, route, outer.l3 as usize, OnFail::Nothing, out, piece);
-                });
-            return cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split));
-        }
-        self.leave::<u32>(at, route, *outer, pkt, OnFail::Nothing, out)
     }
 
     fn refuse_tunnel<A: IpFamily>(

@@ -16,6 +16,17 @@ use crate::wire::{Family, Link, Meta, Parsed, number, parse, ttl};
 pub(super) struct Arrival {
     pub now: Mono,
     pub port: PortId,
+    /// IP length of the largest fragment of a reassembled datagram; 0 for a packet that came whole.
+    pub largest: u16,
+}
+
+impl Arrival {
+    /// Largest IP packet to send where the way out takes `mtu`: fragments leave no larger than they came
+    /// (IPVS-RULES 37).
+    #[inline]
+    pub fn cut_to(&self, mtu: u32) -> usize {
+        if self.largest == 0 { mtu as usize } else { (mtu as usize).min(usize::from(self.largest)) }
+    }
 }
 
 impl Core {
@@ -51,7 +62,7 @@ impl Core {
         };
         // Ethernet padding is no part of the packet and must not be forwarded
         pkt.truncate(meta.end as usize);
-        let at = Arrival { now, port };
+        let at = Arrival { now, port, largest: 0 };
         if group {
             return self.group(at, &meta, pkt, out);
         }
@@ -71,7 +82,7 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         if meta.is_fragment() {
-            return Verdict::Drop(DropReason::BadFragment);
+            return self.fragment::<A>(snap, at, &meta, pkt, out);
         }
         if let Some(proto) = Proto::from_number(meta.proto) {
             let tuple = A::tuple(pkt.bytes(), &meta);

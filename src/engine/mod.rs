@@ -14,6 +14,7 @@
 
 mod deliver;
 mod family;
+mod fragment;
 mod inbound;
 mod input;
 mod outbound;
@@ -24,12 +25,14 @@ mod schedule;
 pub(crate) mod tests;
 pub mod verdict;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::buf::{Out, PacketBuf};
 use crate::conn::key::HashKey;
 use crate::conn::table::{Table, flag};
+use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};
 use crate::svc::{DestId, Snapshot};
@@ -99,6 +102,9 @@ struct Core {
     limit: u32,
     /// FULLNAT tuples, by outgoing port.
     pools: Vec<LocalPool>,
+    frags: Reassembly,
+    /// Addresses of real servers whose replies pass here.
+    reals: HashSet<IpAddr>,
     random: Random,
     drops: DropCounters,
     counters: Counters,
@@ -127,6 +133,8 @@ impl Engine {
             tables,
             limit,
             pools: Vec::new(),
+            frags: Reassembly::new(FragLimits::default()),
+            reals: HashSet::new(),
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),
@@ -191,6 +199,7 @@ impl Engine {
         core.host.on_timeout(now, out);
         core.expire::<u32>(&self.snap, now);
         core.expire::<u128>(&self.snap, now);
+        core.fragment_timeouts(now, out);
         core.counters.made += (out.len() - before) as u64;
     }
     /// A device refused packets the engine had sent.
@@ -300,6 +309,8 @@ impl Core {
         };
         let vips: Vec<_> = snap.vips.iter().map(|(ip, ports)| (*ip, owners(ports))).collect();
         self.host.set_vips(now, &vips);
+        let translated = snap.dests.iter().flatten().filter(|d| d.spec.forward.translates());
+        self.reals = translated.map(|d| d.spec.ip).collect();
         let configured: Vec<IpAddr> = net.local_addresses.iter().flat_map(AddrRange::iter).collect();
         for (i, port) in net.ports.iter().enumerate() {
             let addresses = if configured.is_empty() {

@@ -26,10 +26,10 @@ mod neigh;
 mod neighbor;
 mod own;
 pub mod plan;
-mod resolve;
-mod route;
 #[cfg(test)]
 mod property_tests;
+mod resolve;
+mod route;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

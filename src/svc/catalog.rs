@@ -55,6 +55,9 @@ enum Notice {
     Edited(DestId),
 }
 
+/// A notice with the scheduler it is for and the list of servers at that moment.
+type Pending = (Arc<Mutex<Scheduler>>, Vec<Arc<Dest>>, Notice);
+
 /// Services and real servers with everything needed to change them.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
@@ -67,7 +70,7 @@ pub struct Catalog {
     index: HashMap<ServiceKey, usize>,
     next_service: u32,
     generation: u64,
-    notices: Vec<(Arc<Mutex<Scheduler>>, Vec<Arc<Dest>>, Notice)>,
+    notices: Vec<Pending>,
     /// Timeouts for the next snapshot.
     pub timeouts: Timeouts,
     /// Switches for the next snapshot.
@@ -176,7 +179,7 @@ impl Catalog {
             service.spec.timeouts,
             service.id,
             service.stats.clone(),
-            self.from_trash(key, spec.ip, spec.port),
+            self.take_from_trash(key, spec.ip, spec.port),
         );
         let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::default())));
         let dest = Arc::new(Dest { id, service, spec, live, timeouts, service_stats, available: true });
@@ -290,7 +293,12 @@ impl Catalog {
         });
         DestId(at)
     }
-    fn from_trash(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Option<(DestId, Arc<DestLive>)> {
+    fn take_from_trash(
+        &mut self,
+        key: &ServiceKey,
+        ip: IpAddr,
+        port: u16,
+    ) -> Option<(DestId, Arc<DestLive>)> {
         let at = self.trash.iter().position(|(k, id)| {
             k == key && self.dests[id.0 as usize].as_ref().is_some_and(|d| same(&d.spec, ip, port))
         })?;

@@ -1,0 +1,68 @@
+//! Fragments: put together here, handled as one datagram, cut again on the way out (IPVS-RULES 36 to 41).
+
+use super::family::IpFamily;
+use super::input::Arrival;
+use super::{Core, DropReason, Taken, Verdict};
+use crate::buf::{Out, PacketBuf};
+use crate::host::IcmpError;
+use crate::host::frag::Insert;
+use crate::svc::Snapshot;
+use crate::time::Mono;
+use crate::wire::{Meta, Parsed, parse};
+
+impl Core {
+    pub(super) fn fragment<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: &Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        let (src, dst) = (meta.src(pkt.bytes()), meta.dst(pkt.bytes()));
+        if let Some(why) = self.host.check_source(at.port, src).or_else(|| self.host.check_dest(at.port, dst))
+        {
+            return Verdict::Drop(why);
+        }
+        // memory is for what may be ours: packets to us, to marked services, and real servers' replies
+        let ours = self.host.owns(at.port, dst).is_unicast() || !snap.net.marks.is_empty();
+        if !ours && !snap.net.forwarding && !self.reals.contains(&src) {
+            return Verdict::Drop(DropReason::NotOurs);
+        }
+        let (mut whole, largest) = match self.frags.insert(at.now, at.port, pkt.bytes(), meta, out) {
+            Insert::Incomplete => return Verdict::Taken(Taken::Reassembling),
+            Insert::Drop(why) => return Verdict::Drop(why),
+            Insert::Complete(whole, largest) => (whole, largest),
+        };
+        let at = Arrival { largest: largest.min(usize::from(u16::MAX)) as u16, ..at };
+        let link = self.links[usize::from(at.port.0)];
+        let verdict = whole.edit(|p| match parse(p.bytes(), link) {
+            Ok(Parsed::Ip(meta)) if !meta.is_fragment() => self.ip::<A>(snap, at, meta, p, out),
+            Ok(_) => Verdict::Drop(DropReason::BadFragment),
+            Err(why) => Verdict::Drop(why),
+        });
+        match verdict {
+            Verdict::Send(port) => {
+                out.push(port, whole);
+                Verdict::Taken(Taken::Split)
+            }
+            other => {
+                out.recycle(whole);
+                other
+            }
+        }
+    }
+
+    /// Tells senders whose datagrams stayed incomplete (IPVS-RULES 40).
+    pub(super) fn fragment_timeouts(&mut self, now: Mono, out: &mut Out) {
+        let (host, links) = (&mut self.host, &self.links);
+        self.frags.on_timeout(now, out, |out, port, first| {
+            if let Some(link) = links.get(usize::from(port.0))
+                && let Ok(Parsed::Ip(meta)) = parse(first.bytes(), *link)
+            {
+                host.error(now, IcmpError::ReassemblyTimeout, port, first.bytes(), &meta, None, out);
+            }
+            out.recycle(first);
+        });
+    }
+}
