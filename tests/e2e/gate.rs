@@ -1,0 +1,64 @@
+//! May this test run here?
+
+use std::io;
+use std::process::{Command, Stdio};
+
+use softlvs::io::sys::ns::NetNs;
+
+const INSIDE: &str = "SOFTLVS_E2E_INSIDE";
+
+/// True when the caller may go on: namespaces can be made. Otherwise the test has been run again inside a
+/// user namespace (and has passed there), or is skipped.
+pub fn may_run(module: &str, test: &str) -> bool {
+    let Err(e) = NetNs::new() else { return true };
+    if std::env::var_os(INSIDE).is_some() || !user_namespaces() {
+        skip(&format!("no network namespaces here: {e}"));
+        return false;
+    }
+    let name = format!("{}::{test}", module.trim_start_matches("e2e::"));
+    let exe = std::env::current_exe().unwrap();
+    let out = Command::new("unshare")
+        .arg("-Urm")
+        .arg(exe)
+        .args(["--exact", &name, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    print!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{name} failed inside a user namespace");
+    false
+}
+
+/// True when TAP devices can be opened. An ordinary user without them is nothing unusual.
+pub fn tap() -> bool {
+    let Err(e) = std::fs::File::options().read(true).write(true).open("/dev/net/tun") else { return true };
+    if std::env::var_os(INSIDE).is_none() && e.kind() != io::ErrorKind::NotFound {
+        skip(&format!("/dev/net/tun: {e}"));
+    } else {
+        println!("skipped: /dev/net/tun: {e}");
+    }
+    false
+}
+
+/// Says why a test does not run; fails where everything has to run.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "with CI=true nothing is skipped: {why}");
+    println!("skipped: {why}");
+}
+
+fn user_namespaces() -> bool {
+    let able = Command::new("unshare").args(["-Urm", "true"]).stderr(Stdio::null()).status();
+    able.is_ok_and(|s| s.success())
+}
+
+/// A test that runs only where namespaces can be made.
+#[macro_export]
+macro_rules! in_namespaces {
+    ($(#[$meta:meta])* fn $name:ident() $body:block) => {
+        $(#[$meta])*
+        #[test]
+        fn $name() {
+            if $crate::gate::may_run(module_path!(), stringify!($name)) $body
+        }
+    };
+}

@@ -1,0 +1,20 @@
+//! The director end to end: the program itself, started as a user would start it, between real clients and
+//! real servers in network namespaces of the test's own.
+//!
+//! * `matrix`: every forwarding mode over every kind of port and both families, with the ends' checksum
+//!   offload on and off.
+//! * `selftest`: the kernel's own IPVS selftest, re-enacted.
+//! * `host_as_real`, `one_arm`: the director's host as a real server, the director as a neighbour.
+//! * `robust`: devices that vanish, links that flap, starts that must be refused.
+//!
+//! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
+//! Without either a test prints `skipped: why` and passes; with `CI=true` it fails instead.
+#![cfg(feature = "daemon")]
+// Tests measure with the clock of the machine; it is no part of the director.
+#![allow(clippy::disallowed_methods)]
+
+mod cell;
+mod gate;
+mod matrix;
+mod sniff;
+mod traffic;
