@@ -30,4 +30,6 @@ pub mod lab;
 #[cfg(feature = "daemon")]
 pub mod real;
 #[cfg(feature = "daemon")]
+pub mod replay;
+#[cfg(feature = "daemon")]
 pub mod worker;

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod conns;
 pub mod list;
 pub mod parse;
 mod scan;
@@ -53,7 +54,7 @@ impl From<CatalogError> for Refusal {
     }
 }
 
-/// Applies a command that changes something. Listings change nothing: see [`list`].
+/// Applies a command that changes something. Listings change nothing: see [`list`] and [`conns`].
 ///
 /// # Errors
 /// What the kernel would have refused, in its words.

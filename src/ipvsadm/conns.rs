@@ -1,0 +1,87 @@
+//! `ipvsadm -Lnc`: connections, one a line.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use crate::engine::ConnRow;
+use crate::wire::number;
+
+const TITLE: &str = "IPVS connection entries\n\
+                     pro expire state       source             virtual            destination";
+
+/// The whole listing. `persistence` adds the columns of persistence engines (`--persistent-conn`).
+pub fn listing(rows: impl Iterator<Item = ConnRow>, persistence: bool) -> String {
+    let mut out = String::from(TITLE);
+    out.push_str(if persistence { "        pe name          pe_data\n" } else { "\n" });
+    for r in rows {
+        out.push_str(&row(&r));
+        out.push('\n');
+    }
+    out
+}
+
+/// One line without its end. The time left is printed in whole minutes and seconds, rounded down.
+pub fn row(r: &ConnRow) -> String {
+    let secs = r.expires.as_secs();
+    let mut line = String::with_capacity(80);
+    // writing to a String cannot fail
+    let _ = write!(
+        line,
+        "{:<3} {:02}:{:02}  {:<11} {:<18} {:<18} {:<16}",
+        proto(r.proto),
+        secs / 60,
+        secs % 60,
+        r.state,
+        endpoint(r.client),
+        endpoint(r.virt),
+        endpoint(r.dest),
+    );
+    line
+}
+
+/// `ip` stands for templates of firewall-mark services.
+fn proto(number: u8) -> &'static str {
+    match number {
+        number::TCP => "TCP",
+        number::UDP => "UDP",
+        number::SCTP => "SCTP",
+        0 => "IP",
+        _ => "UNK",
+    }
+}
+
+fn endpoint(a: SocketAddr) -> String {
+    super::list::endpoint(a.ip(), a.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Span;
+
+    fn of(client: &str, virt: &str, dest: &str, secs: u64, state: &'static str) -> ConnRow {
+        ConnRow {
+            proto: number::TCP,
+            expires: Span::from_millis(secs * 1000 + 999),
+            state,
+            client: client.parse().unwrap(),
+            virt: virt.parse().unwrap(),
+            dest: dest.parse().unwrap(),
+            local: None,
+        }
+    }
+
+    #[test]
+    fn rows_as_recorded_in_fwd_dr() {
+        let r = of("198.51.100.6:30000", "10.1.0.100:80", "10.2.0.11:80", 899, "ESTABLISHED");
+        assert_eq!(
+            row(&r).trim_end(),
+            "TCP 14:59  ESTABLISHED 198.51.100.6:30000 10.1.0.100:80      10.2.0.11:80"
+        );
+        let r = of("[2001:db8:c::6]:30000", "[2001:db8:1::100]:80", "[2001:db8:2::11]:80", 59, "SYN_RECV");
+        assert_eq!(
+            row(&r),
+            "TCP 00:59  SYN_RECV    [2001:db8:c::6]:30000 [2001:db8:1::100]:80 [2001:db8:2::11]:80"
+        );
+    }
+}

@@ -1,0 +1,323 @@
+//! A scenario played through the engine.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::compare::{self, Context, Emitted};
+use super::scenario::{Scenario, Step, Text, unhex};
+use super::{decode, frame, picks, setup, texts};
+use crate::addr::Mac;
+use crate::buf::{HEADROOM, MAX_FRAME, Out, PacketBuf};
+use crate::engine::{Engine, EngineOptions, PortId, Verdict};
+use crate::host::HostOptions;
+use crate::ipvsadm::list::Source;
+use crate::ipvsadm::stats::RATE_INTERVAL;
+use crate::ipvsadm::{Baseline, Command, Rates, Show, apply, conns, list, parse};
+use crate::svc::Catalog;
+use crate::time::{Mono, Span};
+
+/// How a scenario ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything as recorded.
+    Same,
+    /// The first difference, as one line.
+    Differs(String),
+    /// The scenario does something that cannot be played, and what.
+    Unsupported(String),
+}
+
+/// Listings are taken this long after their step.
+const TEXT_DELAY_MS: u64 = 2;
+/// Connections of a replay; recordings have some thousand at most.
+const CONNECTIONS: u32 = 65_536;
+
+/// Plays a scenario and compares.
+pub fn play(scenario: &Scenario) -> Outcome {
+    play_verbose(scenario, &mut |_| {})
+}
+
+/// Plays a scenario; every packet in, every packet out and every listing is also told to `tell`.
+pub fn play_verbose(scenario: &Scenario, tell: &mut dyn FnMut(&str)) -> Outcome {
+    if !scenario.kind.is_empty() {
+        return Outcome::Unsupported(format!("sessions of kind `{}` are not played", scenario.kind));
+    }
+    let mut player = match Player::new(scenario, tell) {
+        Ok(p) => p,
+        Err(why) => return Outcome::Unsupported(why),
+    };
+    match player.run() {
+        Ok(()) => {}
+        Err(Stop::Unsupported(why)) => return Outcome::Unsupported(why),
+        Err(Stop::Differs(why)) => return Outcome::Differs(why),
+    }
+    player.verdict()
+}
+
+enum Stop {
+    Unsupported(String),
+    Differs(String),
+}
+
+struct Player<'s, 't> {
+    scenario: &'s Scenario,
+    tell: &'t mut dyn FnMut(&str),
+    catalog: Catalog,
+    zero: Baseline,
+    rates: Rates,
+    next_rates: Mono,
+    engine: Engine,
+    out: Out,
+    memory: Vec<u8>,
+    now: Mono,
+    step: usize,
+    emitted: Vec<Emitted>,
+    inputs: Vec<Option<Vec<u8>>>,
+    verdicts: Vec<String>,
+    own: Vec<IpAddr>,
+    /// Listings that differ, by step.
+    text_differences: Vec<(usize, String)>,
+    keep_discovery: bool,
+}
+
+impl<'s, 't> Player<'s, 't> {
+    fn new(scenario: &'s Scenario, tell: &'t mut dyn FnMut(&str)) -> Result<Player<'s, 't>, String> {
+        let mut catalog = Catalog::new(Arc::new(setup::plan(scenario)?));
+        for (name, value) in &scenario.sysctls {
+            setup::sysctl(name, value, &mut catalog.sysctl)?;
+        }
+        let mut zero = Baseline::default();
+        let mut errors = Vec::new();
+        for line in &scenario.ipvsadm {
+            let done = command(line, &mut catalog, &mut zero);
+            if let Err(e) = done {
+                errors.push(format!("ipvsadm {line}: rc={} {}\n", e.code, e.text));
+            }
+            // each line was a transaction of its own: schedulers see one change after the other
+            catalog.commit();
+        }
+        if errors != scenario.errors {
+            let odd = errors.iter().find(|e| !scenario.errors.contains(e));
+            let odd = odd.or(scenario.errors.iter().find(|e| !errors.contains(e)));
+            return Err(format!("ipvsadm refused: {:?}", odd.map_or("", |o| o.trim_end())));
+        }
+        let options = EngineOptions {
+            connection_limit: CONNECTIONS,
+            seed: 1,
+            host: HostOptions { icmp_limit: None, announce: false, midnight_ms: 0 },
+        };
+        let engine = Engine::new(Mono::ZERO, options, catalog.commit()).map_err(|e| e.to_string())?;
+        let own = scenario.ports.iter().flat_map(|p| &p.addrs);
+        let own = own.filter_map(|a| a.split('/').next()?.parse().ok()).collect();
+        let keep_discovery =
+            scenario.expect.iter().flatten().any(|e| e.frame_hex.get(24..28) == Some("0806"));
+        Ok(Player {
+            scenario,
+            tell,
+            catalog,
+            zero,
+            rates: Rates::default(),
+            next_rates: Mono::ZERO + RATE_INTERVAL,
+            engine,
+            out: Out::new(),
+            memory: vec![0; HEADROOM + MAX_FRAME],
+            now: Mono::ZERO,
+            step: 0,
+            emitted: Vec::new(),
+            inputs: vec![None; scenario.steps.len()],
+            verdicts: vec!["no packet".into(); scenario.steps.len()],
+            own,
+            text_differences: Vec::new(),
+            keep_discovery,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), Stop> {
+        let mut texts = self.scenario.texts.iter().peekable();
+        for (i, step) in self.scenario.steps.iter().enumerate() {
+            self.advance(step.at_ms);
+            self.step = i;
+            self.act(step)?;
+            while let Some(text) = texts.next_if(|t| t.after_step <= i) {
+                self.advance(text.at_ms.max(step.at_ms + TEXT_DELAY_MS));
+                self.list(text)?;
+            }
+        }
+        let late = self
+            .scenario
+            .expect
+            .iter()
+            .flatten()
+            .filter_map(|e| Some(self.scenario.steps.get(e.in_step)?.at_ms + e.late_ms?));
+        if let Some(last) = late.max() {
+            self.advance(last + last / 10);
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, with everything that is due on the way.
+    fn advance(&mut self, to_ms: u64) {
+        let to = Mono::from_millis(to_ms).max(self.now);
+        loop {
+            let due = self.engine.poll_timeout().into_iter().chain([self.next_rates]).min();
+            let Some(due) = due.filter(|d| *d <= to) else { break };
+            // a timer that stays due must not stop the clock: the engine works in bounded portions
+            let stuck = due <= self.now;
+            self.now = if stuck { (self.now + Span::from_millis(1)).min(to) } else { due };
+            if self.next_rates <= self.now {
+                self.rates.tick(self.catalog.services());
+                self.next_rates = self.next_rates + RATE_INTERVAL;
+            }
+            self.engine.on_timeout(self.now, &mut self.out);
+            self.drain();
+            if stuck && self.now >= to {
+                break;
+            }
+        }
+        self.now = to;
+    }
+
+    fn act(&mut self, step: &Step) -> Result<(), Stop> {
+        if let Some(cmd) = &step.cmd {
+            let line = cmd.strip_prefix("ipvsadm ").ok_or_else(|| {
+                Stop::Unsupported(format!("step {}: the recording host ran `{cmd}`", self.step))
+            })?;
+            let done = command(line, &mut self.catalog, &mut self.zero);
+            done.map_err(|e| Stop::Differs(format!("step {}: `{cmd}` refused: {e}", self.step)))?;
+            self.engine.on_snapshot(self.now, self.catalog.commit());
+        }
+        for (name, value) in &step.sysctl {
+            setup::sysctl(name, value, &mut self.catalog.sysctl).map_err(Stop::Unsupported)?;
+            self.engine.on_snapshot(self.now, self.catalog.commit());
+        }
+        let (port, bytes) = match (&step.frame_hex, &step.tcp) {
+            (Some(hex), _) => {
+                let name = step.port.as_deref().unwrap_or("");
+                let port = self.scenario.ports.iter().position(|p| p.name == name);
+                let port = port.ok_or_else(|| Stop::Unsupported(format!("no port is named `{name}`")))?;
+                (port, unhex(hex).map_err(Stop::Unsupported)?)
+            }
+            (None, Some(shorthand)) => self.shorthand(shorthand).map_err(Stop::Unsupported)?,
+            (None, None) => return Ok(()),
+        };
+        (self.tell)(&format!("{} in  {}", self.now.as_millis(), decode::frame(&bytes)));
+        let mut packet = PacketBuf::empty(&mut self.memory, HEADROOM);
+        packet.fill(&bytes);
+        let verdict = self.engine.on_packet(self.now, PortId(port as u16), &mut packet, &mut self.out);
+        let sent = match verdict {
+            Verdict::Send(port) => Some((port, packet.bytes().to_vec())),
+            Verdict::Taken(_) | Verdict::Drop(_) => None,
+        };
+        self.verdicts[self.step] = format!("{verdict:?}");
+        self.inputs[self.step] = Some(bytes);
+        (self.tell)(&format!("        {verdict:?}"));
+        if let Some((port, bytes)) = sent {
+            self.keep(port, bytes);
+        }
+        self.drain();
+        Ok(())
+    }
+
+    fn shorthand(&self, text: &str) -> Result<(usize, Vec<u8>), String> {
+        let port =
+            self.scenario.ports.iter().position(|p| p.name == "wan").ok_or("no port is named `wan`")?;
+        let wan = &self.scenario.ports[port];
+        let gateway = wan.gateway.map(IpAddr::V4);
+        let from = wan.neigh.iter().find(|n| Some(n.ip) == gateway).or(wan.neigh.first());
+        let from: Mac = from.ok_or("port `wan` has no neighbour")?.mac.parse()?;
+        Ok((port, frame::tcp(text, wan.mac.parse()?, from)?))
+    }
+
+    fn drain(&mut self) {
+        while let Some((port, packet)) = self.out.pop() {
+            let bytes = packet.bytes().to_vec();
+            self.keep(port, bytes);
+            self.out.recycle(packet);
+        }
+    }
+
+    fn keep(&mut self, port: PortId, bytes: Vec<u8>) {
+        let name = self.scenario.ports.get(usize::from(port.0)).map_or("?", |p| &p.name).to_string();
+        (self.tell)(&format!("{} out {name} {}", self.now.as_millis(), decode::frame(&bytes)));
+        if self.keep_discovery || !is_discovery(&bytes) {
+            let at_ms = self.now.as_millis();
+            self.emitted.push(Emitted { step: self.step, at_ms, port: name, bytes });
+        }
+    }
+
+    fn list(&mut self, text: &Text) -> Result<(), Stop> {
+        if text.args.starts_with('!') {
+            // a look at the recording host's kernel, which is not there
+            return Ok(());
+        }
+        let words: Vec<_> = text.args.split_whitespace().collect();
+        let what = match parse(&words) {
+            Ok(Command::List(what)) => what,
+            other => return Err(Stop::Unsupported(format!("listing `{}`: {other:?}", text.args))),
+        };
+        let got = if let Show::Connections { persistence } = what.show {
+            Some(conns::listing(self.engine.connections(self.now), persistence))
+        } else {
+            let source = Source {
+                services: self.catalog.services(),
+                zero: &self.zero,
+                rates: &self.rates,
+                timeouts: &self.catalog.timeouts,
+            };
+            list::listing(source, &what)
+        };
+        let got = got.unwrap_or_default();
+        (self.tell)(&format!("{} ipvsadm {}\n{got}", self.now.as_millis(), text.args));
+        if let Err(why) = texts::compare(text, &got) {
+            self.text_differences.push((text.after_step, format!("ipvsadm {}: {why}", text.args)));
+        }
+        Ok(())
+    }
+
+    /// The first thing that differs: frames first, since a listing follows from them.
+    fn verdict(&self) -> Outcome {
+        let notes: Vec<_> = self.scenario.steps.iter().map(|s| s.note.clone()).collect();
+        let times: Vec<_> = self.scenario.steps.iter().map(|s| s.at_ms).collect();
+        let cx = Context {
+            inputs: &self.inputs,
+            times: &times,
+            notes: &notes,
+            own: &self.own,
+            verdicts: &self.verdicts,
+        };
+        let frames = match &self.scenario.expect {
+            Some(expected) => compare::frames(expected, &self.emitted, &cx),
+            None => Ok(()),
+        };
+        let picked = picks::check(self.scenario, &self.emitted, &cx);
+        let text = self.text_differences.first();
+        let text = text.map(|(step, why)| format!("{}: {why}", compare::step_name(*step, &cx)));
+        match frames.err().or(picked.err()).or(text) {
+            None => match self.engine.check() {
+                Ok(()) => Outcome::Same,
+                Err(why) => Outcome::Differs(format!("at the end: {why}")),
+            },
+            Some(why) => Outcome::Differs(why),
+        }
+    }
+}
+
+fn command(line: &str, catalog: &mut Catalog, zero: &mut Baseline) -> Result<(), crate::ipvsadm::Refusal> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    apply(&parse(&words)?, catalog, zero)
+}
+
+/// ARP, neighbour discovery and group membership were left out of the recordings.
+fn is_discovery(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([0x08, 0x06]) => true,
+        Some([0x08, 0x00]) => frame.get(23) == Some(&2),
+        Some([0x86, 0xdd]) => match frame.get(20) {
+            // behind a hop-by-hop header comes nothing but listener reports
+            Some(0) => frame.get(54) == Some(&58),
+            Some(58) => matches!(frame.get(54), Some(130..=137 | 143)),
+            _ => false,
+        },
+        _ => false,
+    }
+}
