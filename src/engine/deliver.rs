@@ -29,25 +29,27 @@ impl Core {
         dest: &Dest,
         out: &mut Out,
     ) -> Verdict {
+        if dest.spec.ip.is_loopback() && !conn.two_keys() {
+            // IPVS-RULES 20: the director itself is the real server
+            return self.host.local_in(at.now, at.port, &meta, pkt, out);
+        }
         let Some(route) = self.host.route(dest.spec.ip) else {
             return Verdict::Drop(DropReason::NoRoute);
         };
         if route.unreachable {
-            let vip = Some(conn.virt.ip());
-            self.host.error(at.now, IcmpError::HostUnreachable, at.port, pkt.bytes(), &meta, vip, out);
+            self.refuse(at, IcmpError::HostUnreachable, &meta, pkt, conn, dest, out);
             return Verdict::Drop(DropReason::Unreachable);
         }
         if let Err(why) = ttl::decrement(pkt, &mut meta) {
             if why == DropReason::TtlExpired {
-                let vip = Some(conn.virt.ip());
-                self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, vip, out);
+                self.refuse(at, IcmpError::TimeExceeded, &meta, pkt, conn, dest, out);
             }
             return Verdict::Drop(why);
         }
         if conn.flags & flag::TUNNEL != 0 {
             return self.tunnel::<A>(snap, at, &route, meta, pkt, conn, dest, out);
         }
-        if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, Some(conn), out) {
+        if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, Some((conn, dest)), out) {
             return verdict;
         }
         if !conn.two_keys() {
@@ -73,7 +75,7 @@ impl Core {
         meta: &Meta,
         pkt: &PacketBuf<'_>,
         mtu: u32,
-        conn: Option<&Conn<A>>,
+        conn: Option<(&Conn<A>, &Dest)>,
         out: &mut Out,
     ) -> Option<Verdict> {
         let size = if at.largest != 0 { usize::from(at.largest) } else { meta.ip_len() };
@@ -83,9 +85,36 @@ impl Core {
         {
             return None;
         }
-        let source = conn.map(|c| c.virt.ip());
-        self.host.error(at.now, IcmpError::FragNeeded { mtu }, at.port, pkt.bytes(), meta, source, out);
+        let kind = IcmpError::FragNeeded { mtu };
+        match conn {
+            Some((conn, dest)) => self.refuse(at, kind, meta, pkt, conn, dest, out),
+            None => drop(self.host.error(at.now, kind, at.port, pkt.bytes(), meta, None, out)),
+        }
         Some(Verdict::Drop(DropReason::TooBig))
+    }
+
+    /// Tells a client, from the VIP, why its packet does not reach its real server. Where the real server
+    /// answers by itself (DR, TUN) the error counts as output: on its way out it is taken for the
+    /// connection's (recorded in `2-pmtu-*` and `7-unreach-*`; kernel: `handle_response_icmp`).
+    #[expect(clippy::too_many_arguments, reason = "a packet, its connection and what is wrong with it")]
+    #[cold]
+    fn refuse<A: IpFamily>(
+        &mut self,
+        at: Arrival,
+        kind: IcmpError,
+        meta: &Meta,
+        pkt: &PacketBuf<'_>,
+        conn: &Conn<A>,
+        dest: &Dest,
+        out: &mut Out,
+    ) {
+        let vip = Some(conn.virt.ip());
+        let told = self.host.error(at.now, kind, at.port, pkt.bytes(), meta, vip, out);
+        if told && !conn.two_keys() {
+            let bytes = IcmpError::total_len(meta) as u64;
+            dest.live.stats.output(1, bytes);
+            dest.service_stats.output(1, bytes);
+        }
     }
 
     /// Hands a finished IP packet to its route, in fragments where it is too large and may be cut.
@@ -155,7 +184,7 @@ impl Core {
             let room = offload::payload_room(pkt, &meta, limit);
             let datagrams = pkt.offload.gso.is_some_and(|g| g.kind == GsoKind::Udp);
             if datagrams && !offload::fits(pkt, &meta, limit) && !A::may_fragment(pkt.bytes(), &meta) {
-                return self.refuse_tunnel(at, &meta, pkt, limit, conn, out);
+                return self.refuse_tunnel(at, &meta, pkt, limit, conn, dest, out);
             }
             let (host, drops) = (&mut self.host, &mut self.drops);
             let cut = offload::segment(pkt, &meta, room, SegmentCsum::Partial, out, |out, mut piece| {
@@ -173,7 +202,7 @@ impl Core {
         let whole = A::may_fragment(pkt.bytes(), &meta) || (!A::V6 && !snap.sysctl.pmtu_disc);
         let size = if at.largest != 0 { usize::from(at.largest) } else { meta.ip_len() };
         if size > limit && !whole {
-            return self.refuse_tunnel(at, &meta, pkt, limit, conn, out);
+            return self.refuse_tunnel(at, &meta, pkt, limit, conn, dest, out);
         }
         match tunnel::encap(pkt, &meta, &plan) {
             Err(why) => Verdict::Drop(why),
@@ -187,6 +216,7 @@ impl Core {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a packet, its connection and where it goes")]
     fn refuse_tunnel<A: IpFamily>(
         &mut self,
         at: Arrival,
@@ -194,10 +224,10 @@ impl Core {
         pkt: &PacketBuf<'_>,
         limit: usize,
         conn: &Conn<A>,
+        dest: &Dest,
         out: &mut Out,
     ) -> Verdict {
-        let kind = IcmpError::FragNeeded { mtu: limit as u32 };
-        self.host.error(at.now, kind, at.port, pkt.bytes(), meta, Some(conn.virt.ip()), out);
+        self.refuse(at, IcmpError::FragNeeded { mtu: limit as u32 }, meta, pkt, conn, dest, out);
         Verdict::Drop(DropReason::TooBig)
     }
 }

@@ -84,7 +84,10 @@ impl Core {
         if meta.is_fragment() {
             return self.fragment::<A>(snap, at, &meta, pkt, out);
         }
-        if let Some(proto) = Proto::from_number(meta.proto) {
+        // IPVS sleeps while there is no service: its connections are not looked at (6-service-removed)
+        if let Some(proto) = Proto::from_number(meta.proto)
+            && !snap.services.is_empty()
+        {
             let tuple = A::tuple(pkt.bytes(), &meta);
             let table = A::table(&mut self.tables);
             return match table.find(table.hash(&tuple), &tuple) {
@@ -93,7 +96,7 @@ impl Core {
                 None => self.unknown::<A>(snap, at, meta, pkt, Some(proto), out),
             };
         }
-        self.unknown::<A>(snap, at, meta, pkt, None, out)
+        self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out)
     }
 
     /// A packet of no connection.
@@ -101,7 +104,7 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        meta: Meta,
+        mut meta: Meta,
         pkt: &mut PacketBuf<'_>,
         proto: Option<Proto>,
         out: &mut Out,
@@ -112,7 +115,7 @@ impl Core {
             return Verdict::Drop(why);
         }
         let ours = self.host.owns(at.port, dst).is_unicast();
-        if icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
+        if !snap.services.is_empty() && icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
             return self.related::<A>(snap, at, meta, pkt, ours, out);
         }
         if let Some(proto) = proto {
@@ -131,9 +134,14 @@ impl Core {
             && self.is_real_server(snap, proto, src, meta.sport)
             && !(proto == Proto::Tcp && meta.tcp_flags & 4 != 0)
         {
-            let kind = crate::host::IcmpError::PortUnreachable;
+            use crate::host::IcmpError;
+            // the kernel says so on the forwarding path, behind the TTL (2-icmp-nat-sysctl-off)
+            let (kind, why) = match ttl::decrement(pkt, &mut meta) {
+                Ok(_) => (IcmpError::PortUnreachable, DropReason::NoService),
+                Err(why) => (IcmpError::TimeExceeded, why),
+            };
             self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, None, out);
-            return Verdict::Drop(DropReason::NoService);
+            return Verdict::Drop(why);
         }
         self.route_on::<A>(snap, at, meta, pkt, out)
     }

@@ -35,7 +35,7 @@ use crate::conn::table::{Table, flag};
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};
-use crate::svc::{DestId, Snapshot};
+use crate::svc::{Dest, DestId, Snapshot};
 use crate::time::Mono;
 use crate::wire::Link;
 
@@ -349,10 +349,14 @@ impl Core {
     /// without connections; this catches one that was opened in the moment between.
     fn close_orphans(&mut self, snap: &Snapshot) {
         fn lost<A: IpFamily>(tables: &mut Tables, snap: &Snapshot) -> Vec<u32> {
-            let gone = |c: DestId| snap.dest(c).is_none();
+            let gone = |c: DestId| snap.dest(c).is_none_or(|d| !keeps(snap, d));
             A::table(tables).iter().filter(|(_, c)| gone(c.dest)).map(|(slot, _)| slot).collect()
         }
-        if snap.dests.iter().all(Option::is_some) {
+        // with expire_nodest_conn a removed server's connections end with it (6-nodest-expire1)
+        fn keeps(snap: &Snapshot, dest: &Dest) -> bool {
+            dest.available || !snap.sysctl.expire_nodest_conn
+        }
+        if snap.dests.iter().all(|d| d.as_ref().is_some_and(|d| keeps(snap, d))) {
             return;
         }
         for slot in lost::<u32>(&mut self.tables, snap) {

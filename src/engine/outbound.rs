@@ -45,9 +45,12 @@ impl Core {
         if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, None, out) {
             return verdict;
         }
-        let bytes = meta.ip_len() as u64;
-        dest.live.stats.output(1, bytes);
-        dest.service_stats.output(1, bytes);
+        // a removed server's connections go on, but count no more (6-nodest-expire0)
+        if dest.available {
+            let bytes = meta.ip_len() as u64;
+            dest.live.stats.output(1, bytes);
+            dest.service_stats.output(1, bytes);
+        }
         let table = A::table(&mut self.tables);
         let c = table.get_mut(slot);
         c.flags &= !flag::NO_OUTPUT;

@@ -31,8 +31,9 @@ impl Core {
     ) -> Verdict {
         let quoted = match icmp::quoted(pkt, &meta) {
             Ok(quoted) => quoted,
+            // a broken error helps nobody, on its way through neither (IPVS-RULES 27)
+            Err(DropReason::BadIcmpChecksum) => return Verdict::Drop(DropReason::BadIcmpChecksum),
             // what is quoted is no packet we could know; to others it may mean something
-            Err(DropReason::BadIcmpChecksum) if ours => return Verdict::Drop(DropReason::BadIcmpChecksum),
             Err(_) if !ours => return self.route_on::<A>(snap, at, meta, pkt, out),
             Err(_) => return Verdict::Drop(DropReason::IcmpIgnored),
         };
@@ -43,7 +44,7 @@ impl Core {
         let found = A::table(&mut self.tables).lookup(&went.reversed());
         let verdict = match found {
             Some((slot, Side::Client)) => self.error_to_real::<A>(snap, at, meta, &quoted, pkt, slot, out),
-            Some((slot, Side::Real)) => self.error_to_client::<A>(at, meta, &quoted, pkt, slot, out),
+            Some((slot, Side::Real)) => self.error_to_client::<A>(snap, at, meta, &quoted, pkt, slot, out),
             // GUE is UDP from the DIP; its ports are no connection's
             None if ours && quoted.proto == number::UDP => {
                 return self.tunnel_error(at, &meta, &quoted, pkt, out);
@@ -92,8 +93,10 @@ impl Core {
     }
 
     /// A real server, or a router before it, complains about a request: the client hears it from the VIP.
+    #[expect(clippy::too_many_arguments, reason = "a packet, what it quotes and where it goes")]
     fn error_to_client<A: IpFamily>(
         &mut self,
+        snap: &Snapshot,
         at: Arrival,
         mut meta: Meta,
         quoted: &Meta,
@@ -103,6 +106,11 @@ impl Core {
     ) -> Result<Verdict, DropReason> {
         let conn = *A::table(&mut self.tables).get(slot);
         let route = self.host.route(conn.client.ip()).ok_or(DropReason::NoRoute)?;
+        if let Some(dest) = snap.dest(conn.dest).filter(|d| d.available) {
+            let bytes = meta.ip_len() as u64;
+            dest.live.stats.output(1, bytes);
+            dest.service_stats.output(1, bytes);
+        }
         if meta.ttl <= 1 {
             self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, None, out);
         }

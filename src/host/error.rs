@@ -72,6 +72,14 @@ impl IcmpError {
         }
     }
 
+    /// Length of an error about the packet `meta` describes, in bytes, its own IP header included.
+    pub fn total_len(meta: &Meta) -> usize {
+        match meta.family {
+            Family::V4 => LARGEST4.min(ipv4::LEN + icmp::LEN + meta.ip_len()),
+            Family::V6 => LARGEST6.min(ipv6::LEN + icmp::LEN + meta.ip_len()),
+        }
+    }
+
     /// Path MTU discovery is never limited, as in the kernel.
     fn is_limited(self) -> bool {
         !matches!(self, IcmpError::FragNeeded { .. } | IcmpError::TooBig { .. })

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use super::settings::{Sysctl, Timeouts};
 use super::snapshot::Snapshot;
-use super::{Dest, DestId, DestLive, DestSpec, Service, ServiceId, ServiceKey, ServiceSpec};
+use super::{Dest, DestId, DestLive, DestSpec, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec};
 use crate::host::NetPlan;
 use crate::sched::Scheduler;
 
@@ -236,6 +236,14 @@ impl Catalog {
                 Notice::Removed(id, at) => s.removed(&dests, id, at),
                 Notice::Edited(id) => s.edited(&dests, id),
             }
+        }
+        for s in &self.services {
+            let span = match s.spec.scheduler {
+                SchedulerKind::Lblc => self.sysctl.lblc_expiration,
+                SchedulerKind::Lblcr => self.sysctl.lblcr_expiration,
+                _ => continue,
+            };
+            s.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).set_expiration(span);
         }
         self.empty_trash();
         self.generation += 1;

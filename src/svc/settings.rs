@@ -92,6 +92,10 @@ pub struct Sysctl {
     pub pmtu_disc: bool,
     /// Route packets of services without a server on to their destination (IPVS-RULES 94).
     pub cache_bypass: bool,
+    /// Scheduler `lblc` forgets addresses idle for longer (IPVS-RULES 57).
+    pub lblc_expiration: Span,
+    /// The same of `lblcr`.
+    pub lblcr_expiration: Span,
 }
 
 impl Default for Sysctl {
@@ -106,6 +110,8 @@ impl Default for Sysctl {
             sloppy_sctp: false,
             pmtu_disc: true,
             cache_bypass: false,
+            lblc_expiration: crate::sched::DEFAULT_EXPIRATION,
+            lblcr_expiration: crate::sched::DEFAULT_EXPIRATION,
         }
     }
 }
@@ -130,6 +136,15 @@ impl Sysctl {
             "sloppy_sctp" => self.sloppy_sctp = on,
             "pmtu_disc" => self.pmtu_disc = on,
             "cache_bypass" => self.cache_bypass = on,
+            "lblc_expiration" | "lblcr_expiration" => {
+                let secs = u64::try_from(value).map_err(|_| format!("{name} cannot be {value}"))?;
+                let span = Span::from_secs(secs);
+                *(if name == "lblc_expiration" {
+                    &mut self.lblc_expiration
+                } else {
+                    &mut self.lblcr_expiration
+                }) = span;
+            }
             _ => return Err(format!("`{name}` is not a switch of this version")),
         }
         Ok(())
