@@ -1,12 +1,12 @@
 //! The lab's traffic: a small HTTP/1.1 file server and a client that checks every byte it gets.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const HEADER_LIMIT: u64 = 16 * 1024;
 pub struct Server {
     /// Requests answered with 200.
     pub answered: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
+    lifeline: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -47,13 +47,18 @@ impl Server {
         let listener = ns.run(|| TcpListener::bind((any, port)))?;
         listener.set_nonblocking(true)?;
         let answered = Arc::new(AtomicU64::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
+        let (end, lifeline) = io::pipe()?;
         let site = Arc::new(Site { name: name.into(), folder: folder.into(), answered: answered.clone() });
-        let stopped = stop.clone();
         let thread = std::thread::Builder::new().name(format!("http-{name}")).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-                let _ = poll(&mut ready, PollTimeout::from(100u8));
+            loop {
+                let mut ready = [
+                    PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(end.as_fd(), PollFlags::POLLIN),
+                ];
+                let _ = poll(&mut ready, PollTimeout::NONE);
+                if ready[1].revents().is_some_and(|r| !r.is_empty()) {
+                    return;
+                }
                 while let Ok((stream, _)) = listener.accept() {
                     let site = site.clone();
                     let answer = std::thread::Builder::new().name("http".into());
@@ -62,13 +67,13 @@ impl Server {
                 }
             }
         })?;
-        Ok(Server { answered, stop, thread: Some(thread) })
+        Ok(Server { answered, lifeline: Some(lifeline), thread: Some(thread) })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.lifeline = None;
         if let Some(t) = self.thread.take() {
             let _ = t.join();
         }

@@ -5,11 +5,11 @@
 //! other end frames are injected: that needs `CAP_NET_RAW` only. The raw socket also keeps the kernel from
 //! answering tunnel packets with "protocol unreachable".
 
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,9 +21,6 @@ use crate::io::sys::netlink::Netlink;
 use crate::io::sys::ns::set_sysctl;
 use crate::io::sys::raw::{Injector, RawIp};
 use crate::wire::number;
-
-/// How long a thread waits before it looks whether it should stop.
-const LOOK: u16 = 200;
 
 /// Where tunnel packets come from.
 #[derive(Debug)]
@@ -61,7 +58,8 @@ pub struct Decapsulator {
     encapsulation: Encapsulation,
     vips: Arc<[IpAddr]>,
     told: Vec<String>,
-    stop: Arc<AtomicBool>,
+    /// Closed to end the threads, which wait for that too.
+    lifeline: Option<PipeWriter>,
     counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -92,7 +90,7 @@ impl Decapsulator {
             encapsulation,
             vips: vips.into(),
             told: vec![line, format!("{encapsulation} packets are unwrapped in user space")],
-            stop: Arc::default(),
+            lifeline: None,
             counters: Arc::default(),
             threads: Vec::new(),
         })
@@ -113,13 +111,15 @@ impl Decapsulator {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(&mut self) -> io::Result<()> {
+        let (end, lifeline) = io::pipe()?;
+        self.lifeline = Some(lifeline);
         for source in self.sources.drain(..) {
             let worker = Worker {
                 source,
                 inlet: self.inlet.clone(),
                 encapsulation: self.encapsulation,
                 vips: self.vips.clone(),
-                stop: self.stop.clone(),
+                end: end.try_clone()?,
                 counters: self.counters.clone(),
             };
             self.threads.push(std::thread::Builder::new().name("unwrap".into()).spawn(move || worker.run())?);
@@ -130,7 +130,7 @@ impl Decapsulator {
 
 impl Drop for Decapsulator {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.lifeline = None;
         for t in self.threads.drain(..) {
             let _ = t.join();
         }
@@ -207,7 +207,7 @@ struct Worker {
     inlet: Arc<Inlet>,
     encapsulation: Encapsulation,
     vips: Arc<[IpAddr]>,
-    stop: Arc<AtomicBool>,
+    end: PipeReader,
     counters: Arc<Counters>,
 }
 
@@ -216,14 +216,18 @@ impl Worker {
         // Room for a link header in front of the packet.
         const ROOM: usize = 14;
         let mut buf = vec![0u8; ROOM + 65_536];
-        while !self.stop.load(Ordering::Relaxed) {
+        loop {
             let fd = match &self.source {
                 Source::Raw(raw) => raw.as_fd(),
                 Source::Udp(udp) => udp.as_fd(),
             };
-            match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(LOOK)) {
-                Ok(0) | Err(_) => continue,
-                Ok(_) => {}
+            let mut ready =
+                [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.end.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut ready, PollTimeout::NONE).is_err() {
+                continue;
+            }
+            if ready[1].revents().is_some_and(|r| !r.is_empty()) {
+                return;
             }
             let packet = match &self.source {
                 Source::Raw(raw) => raw.recv(&mut buf[ROOM..]).ok().flatten().map(|(_, p)| p),
@@ -266,5 +270,196 @@ impl Inlet {
                 wire.send(&frame)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use etherparse::{EtherType, IpNumber, PacketBuilder};
+
+    use super::*;
+    use crate::addr::Cidr;
+    use crate::io::sys::ns::NetNs;
+    use crate::real::Role;
+    use crate::wire::{put16, sum};
+
+    const PEER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const OURS: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    struct Net {
+        client: IpAddr,
+        rip: IpAddr,
+        vip: IpAddr,
+    }
+
+    fn net(v4: bool) -> Net {
+        let ip = |a: &str, b: &str| (if v4 { a } else { b }).parse().unwrap();
+        Net {
+            client: ip("192.0.2.1", "2001:db8::1"),
+            rip: ip("192.0.2.11", "2001:db8::11"),
+            vip: ip("198.51.100.10", "2001:db8:f::10"),
+        }
+    }
+
+    /// A datagram from the client to the VIP with only the pseudo-header summed, as a sender with
+    /// checksum offload leaves it.
+    fn datagram(n: &Net) -> Vec<u8> {
+        let mut p = Vec::new();
+        let (pseudo, l4) = match (n.client, n.vip) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                PacketBuilder::ipv4(s.octets(), d.octets(), 63).udp(4000, 53).write(&mut p, b"lvs?").unwrap();
+                (sum::pseudo4(s.octets(), d.octets(), 17, 12), 20)
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => {
+                PacketBuilder::ipv6(s.octets(), d.octets(), 63).udp(4000, 53).write(&mut p, b"lvs?").unwrap();
+                (sum::pseudo6(&s.octets(), &d.octets(), 17, 12), 40)
+            }
+            _ => unreachable!("one family a net"),
+        };
+        put16(&mut p, l4 + 6, sum::fold(pseudo));
+        p
+    }
+
+    /// The frame that carries `inner` to the real server.
+    fn wrapped(e: Encapsulation, outer: &Net, inner: &[u8]) -> Vec<u8> {
+        let inner4 = inner[0] >> 4 == 4;
+        let (number, body) = match e {
+            Encapsulation::Ipip => (if inner4 { 4 } else { 41 }, inner.to_vec()),
+            Encapsulation::Gre => {
+                let kind: u16 = if inner4 { 0x0800 } else { 0x86dd };
+                (47, [&[0, 0], &kind.to_be_bytes()[..], inner].concat())
+            }
+            Encapsulation::Gue(port) => {
+                let len = (8 + 4 + inner.len()) as u16;
+                let udp = [40000u16.to_be_bytes(), port.to_be_bytes(), len.to_be_bytes(), [0, 0]].concat();
+                (17, [&udp, &[0, if inner4 { 4 } else { 41 }, 0, 0][..], inner].concat())
+            }
+        };
+        let mut f = Vec::new();
+        let eth = PacketBuilder::ethernet2(PEER, OURS);
+        match (outer.client, outer.rip) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                eth.ipv4(s.octets(), d.octets(), 64).write(&mut f, IpNumber(number), &body).unwrap();
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => {
+                eth.ipv6(s.octets(), d.octets(), 64).write(&mut f, IpNumber(number), &body).unwrap();
+            }
+            _ => unreachable!("one family a net"),
+        }
+        assert_eq!(f[12..14], if outer.rip.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 }.0.to_be_bytes());
+        f
+    }
+
+    fn wire() -> io::Result<Option<(NetNs, NetNs)>> {
+        let (Ok(client), Ok(server)) = (NetNs::new(), NetNs::new()) else { return Ok(None) };
+        for ns in [&client, &server] {
+            // Until its link-local address is proved unique a host cannot solicit for an off-link source.
+            ns.run(|| set_sysctl("net.ipv6.conf.default.accept_dad", "0"))?;
+        }
+        let (mut a, mut b) = (Netlink::open_in(&client)?, Netlink::open_in(&server)?);
+        a.add_veth("eth0", "eth0", Some(&server))?;
+        let (ia, ib) = (a.index("eth0")?, b.index("eth0")?);
+        a.set_mac(ia, Mac(PEER))?;
+        b.set_mac(ib, Mac(OURS))?;
+        a.set_up(ia, true)?;
+        b.set_up(ib, true)?;
+        for v4 in [true, false] {
+            let n = net(v4);
+            let cidr = |addr| Cidr { addr, len: if v4 { 24 } else { 64 } };
+            a.add_address(ia, cidr(n.client), true)?;
+            b.add_address(ib, cidr(n.rip), true)?;
+        }
+        Ok(Some((client, server)))
+    }
+
+    #[test]
+    fn every_tunnel_of_either_family_reaches_the_vip_and_the_reply_goes_straight_back() {
+        for veth in [false, true] {
+            for e in [Encapsulation::Ipip, Encapsulation::Gre, Encapsulation::Gue(6080)] {
+                let Some((client, server)) = wire().unwrap() else {
+                    eprintln!("skipped: no right to make network namespaces");
+                    return;
+                };
+                let vips = [net(true).vip, net(false).vip];
+                let role = Role::Tun { vips: vips.to_vec(), encapsulation: e, device: "lvstun0".into() };
+                let mut journal = Journal::default();
+                let d = server.run(|| {
+                    let sources = open_sources(e)?;
+                    let (inlet, _) =
+                        if veth { open_veth("lvstun0", &mut journal) } else { open_inlet("lvstun0", &mut journal) }?;
+                    let mut d = Decapsulator {
+                        sources,
+                        inlet: Arc::new(inlet),
+                        encapsulation: e,
+                        vips: vips[..].into(),
+                        told: Vec::new(),
+                        lifeline: None,
+                        counters: Arc::default(),
+                        threads: Vec::new(),
+                    };
+                    for step in role.steps() {
+                        step.apply(&mut journal)?;
+                    }
+                    d.start()?;
+                    Ok(d)
+                });
+                let d = d.unwrap();
+                for inner4 in [true, false] {
+                    let inner = net(inner4);
+                    let service = server.run(|| UdpSocket::bind((inner.vip, 53))).unwrap();
+                    service.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                    let asker = client.run(|| UdpSocket::bind((inner.client, 4000))).unwrap();
+                    asker.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                    let index = Netlink::open_in(&client).unwrap().index("eth0").unwrap();
+                    let wire = client.run(|| Injector::open(index)).unwrap();
+                    for outer4 in [true, false] {
+                        let frame = wrapped(e, &net(outer4), &datagram(&inner));
+                        let what = format!("{e} outer4={outer4} inner4={inner4} veth={veth}");
+                        let mut buf = [0; 16];
+                        // The first frames on a fresh wire may come before IPv6 is ready there.
+                        let arrived = (0..50).find_map(|_| {
+                            wire.send(&frame).unwrap();
+                            service.recv_from(&mut buf).ok()
+                        });
+                        let (n, from) = arrived.unwrap_or_else(|| panic!("{what}: {d:?}"));
+                        assert_eq!((&buf[..n], from.ip(), from.port()), (&b"lvs?"[..], inner.client, 4000));
+                        service.send_to(b"lvs!", from).unwrap();
+                        let (n, from) = asker.recv_from(&mut buf).unwrap_or_else(|e| panic!("{what}: {e}"));
+                        assert_eq!((&buf[..n], from.ip()), (&b"lvs!"[..], inner.vip), "{what}");
+                    }
+                }
+                assert!(d.counters().unwrapped.load(Ordering::Relaxed) >= 4);
+                drop(d);
+                server.run(|| Ok(journal.undo())).unwrap();
+                let left = Netlink::open_in(&server).unwrap().links().unwrap();
+                assert!(left.iter().all(|l| !l.name.starts_with("lvstun0")), "{left:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn packets_for_other_addresses_are_not_let_in() {
+        let Some((client, server)) = wire().unwrap() else { return };
+        let n = net(true);
+        let role = Role::Tun {
+            vips: vec!["198.51.100.99".parse().unwrap()],
+            encapsulation: Encapsulation::Ipip,
+            device: "lvstun0".into(),
+        };
+        let prepared = server.run(|| crate::real::prepare(&role)).unwrap();
+        let index = Netlink::open_in(&client).unwrap().index("eth0").unwrap();
+        let wire = client.run(|| Injector::open(index)).unwrap();
+        wire.send(&wrapped(Encapsulation::Ipip, &n, &datagram(&n))).unwrap();
+        let counters = prepared.decapsulator.as_ref().unwrap().counters();
+        for _ in 0..500 {
+            if counters.ignored.load(Ordering::Relaxed) > 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(counters.ignored.load(Ordering::Relaxed), 1);
+        assert_eq!(counters.unwrapped.load(Ordering::Relaxed), 0);
     }
 }
