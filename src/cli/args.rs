@@ -42,6 +42,10 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Validate a configuration file
     Check(CheckArgs),
+    /// Build a throw-away cluster in namespaces and send real traffic through it
+    Lab(Box<super::lab::LabArgs>),
+    /// Prepare this host as a real server
+    Real(super::real::RealArgs),
 }
 
 /// Options of `run`.

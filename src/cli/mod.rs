@@ -4,8 +4,10 @@ pub mod args;
 pub mod check;
 pub mod error;
 mod host_side;
+pub mod lab;
 pub mod mean;
 mod ports;
+pub mod real;
 mod run;
 mod running;
 
@@ -35,6 +37,8 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
         None => run::run(&cli.run).map(done),
         Some(Command::Run(args)) => run::run(&args).map(done),
         Some(Command::Check(args)) => check::check(&args).map(done),
+        Some(Command::Lab(args)) => lab::lab(&args),
+        Some(Command::Real(args)) => real::real(args),
     }
 }
 

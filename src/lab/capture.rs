@@ -1,14 +1,15 @@
 //! What went over the wires, read from the frames themselves.
 //!
-//! One capture on the switch sees every frame once, when it arrives from the host that sent it. Headers
-//! are read with `etherparse`, not with the director's own parser, so that one cannot hide the other's
-//! mistakes.
+//! While the first request is traced, a capture on the switch sees every frame once, when it arrives from
+//! the host that sent it. All the time, captures on the director's ports count the replies that pass there.
+//! Headers are read with `etherparse`, not with the director's own parser, so that one cannot hide the
+//! other's mistakes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
@@ -18,7 +19,8 @@ use super::layout::Layout;
 use super::report::Hop;
 use super::topology::{SwitchPort, Topology};
 use crate::addr::Mac;
-use crate::io::sys::raw::Capture;
+use crate::io::sys::ns::NetNs;
+use crate::io::sys::raw::{self, Capture};
 use crate::real::Encapsulation;
 
 /// A TCP segment as seen on a wire.
@@ -91,27 +93,38 @@ fn addresses(packet: &LaxSlicedPacket<'_>) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-/// What the observer knows so far.
-#[derive(Debug, Default)]
-struct Log {
-    /// Hops of the traced request are recorded.
-    tracing: bool,
-    hops: Vec<Hop>,
+/// Replies seen at the director.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Passed {
     /// First packets of replies that a real server sent to the director.
     taken: u64,
     /// First packets of replies that the director sent to the client.
     given: u64,
     /// Any other packet of a reply through the director.
     other: u64,
+    /// Frames the capture missed.
+    lost: u32,
 }
 
-/// Watches the switch of a topology on a thread of its own.
+/// Watches the director's ports on threads of its own.
 #[derive(Debug)]
 pub struct Observer {
-    log: Arc<Mutex<Log>>,
+    view: Arc<View>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<u32>>,
+    guards: Vec<JoinHandle<Passed>>,
 }
+
+/// Result of watching.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Connections whose replies passed the director.
+    pub replies_via_director: u64,
+    /// Frames the capture missed.
+    pub lost: u32,
+}
+
+/// Milliseconds without a frame after which a capture counts as drained.
+const QUIET: u8 = 50;
 
 impl Observer {
     /// Starts watching. The director's devices must be attached already.
@@ -119,52 +132,57 @@ impl Observer {
     /// # Errors
     /// No right to capture.
     pub fn start(topology: &Topology) -> io::Result<Observer> {
-        let capture = topology.switch_ns().run(Capture::open)?;
-        let log = Arc::new(Mutex::new(Log::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let view = View {
+        let hosts = topology.layout.hosts.iter();
+        let view = Arc::new(View {
+            ns: topology.switch_ns().try_clone()?,
             ports: topology.switch_ports().to_vec(),
-            owners: topology
-                .layout
-                .hosts
-                .iter()
-                .flat_map(|h| h.nics.iter().map(|n| (n.mac, h.name.clone())))
-                .collect(),
+            owners: hosts.flat_map(|h| h.nics.iter().map(|n| (n.mac, h.name.clone()))).collect(),
             layout: topology.layout.clone(),
-        };
-        let (shared, stopped) = (log.clone(), stop.clone());
-        let thread = std::thread::Builder::new()
-            .name("observer".into())
-            .spawn(move || view.watch(&capture, &shared, &stopped))?;
-        Ok(Observer { log, stop, thread: Some(thread) })
+        });
+        let mut observer = Observer { view, stop: Arc::default(), guards: Vec::new() };
+        for port in observer.view.ports.iter().filter(|p| p.host == "director") {
+            let capture = observer.view.ns.run(|| Capture::of(port.index))?;
+            let (view, stop) = (observer.view.clone(), observer.stop.clone());
+            let guard = move || {
+                let mut passed = Passed::default();
+                passed.lost = view.watch(&capture, &stop, |_, seen| view.count(&mut passed, seen));
+                passed
+            };
+            observer.guards.push(std::thread::Builder::new().name("guard".into()).spawn(guard)?);
+        }
+        Ok(observer)
     }
 
-    /// Records the hops of what is requested while `request` runs.
-    pub fn trace<R>(&self, request: impl FnOnce() -> R) -> R {
-        self.with(|l| l.tracing = true);
-        let result = request();
-        // The last packets of the reply may still be in the capture's queue.
-        std::thread::sleep(std::time::Duration::from_millis(u64::from(QUIET) * 2));
-        self.with(|l| l.tracing = false);
-        result
+    /// Runs one request and tells over which hops it and its reply went.
+    ///
+    /// # Errors
+    /// No right to capture.
+    pub fn trace(&self, request: impl FnOnce()) -> io::Result<Vec<Hop>> {
+        let capture = self.view.ns.run(Capture::arrivals)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (view, stopped) = (self.view.clone(), stop.clone());
+        let tracer = std::thread::Builder::new().name("tracer".into()).spawn(move || {
+            let mut hops = Vec::new();
+            view.watch(&capture, &stopped, |port, seen| view.follow(&mut hops, port, seen));
+            hops
+        })?;
+        request();
+        stop.store(true, Ordering::Relaxed);
+        tracer.join().map_err(|_| io::Error::other("the tracing thread panicked"))
     }
 
-    /// Reads what is left and ends: hops, replies that passed the director, frames the capture lost.
+    /// Reads what is left and ends.
     pub fn finish(mut self) -> Observed {
         self.stop.store(true, Ordering::Relaxed);
-        let lost = self.thread.take().and_then(|t| t.join().ok()).unwrap_or(0);
-        self.with(|l| {
-            let opened = l.taken.max(l.given);
-            Observed {
-                hops: std::mem::take(&mut l.hops),
-                replies_via_director: if opened == 0 { l.other } else { opened },
-                lost,
-            }
-        })
-    }
-
-    fn with<R>(&self, f: impl FnOnce(&mut Log) -> R) -> R {
-        f(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut all = Passed::default();
+        for passed in self.guards.drain(..).filter_map(|g| g.join().ok()) {
+            all.taken += passed.taken;
+            all.given += passed.given;
+            all.other += passed.other;
+            all.lost += passed.lost;
+        }
+        let opened = all.taken.max(all.given);
+        Observed { replies_via_director: if opened == 0 { all.other } else { opened }, lost: all.lost }
     }
 }
 
@@ -174,59 +192,59 @@ impl Drop for Observer {
     }
 }
 
-/// Result of watching.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observed {
-    /// The traced request and its reply.
-    pub hops: Vec<Hop>,
-    /// Connections whose replies passed the director.
-    pub replies_via_director: u64,
-    /// Frames the capture missed.
-    pub lost: u32,
-}
-
-/// Milliseconds without a frame after which the capture counts as drained.
-const QUIET: u8 = 50;
-
+/// What is needed to understand a frame.
+#[derive(Debug)]
 struct View {
+    ns: NetNs,
     ports: Vec<SwitchPort>,
     owners: Vec<(Mac, String)>,
     layout: Layout,
 }
 
 impl View {
-    fn watch(&self, capture: &Capture, log: &Mutex<Log>, stop: &AtomicBool) -> u32 {
-        let mut buf = [0u8; 512];
+    /// Hands every TCP segment to `see` until told to stop and nothing more comes; says how many frames
+    /// were lost.
+    fn watch(&self, capture: &Capture, stop: &AtomicBool, mut see: impl FnMut(u32, &Seen<'_>)) -> u32 {
+        let mut buf = [0u8; raw::HEAD];
         loop {
-            let mut ready = [PollFd::new(capture.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut ready, PollTimeout::from(QUIET)) {
-                Ok(0) if stop.load(Ordering::Relaxed) => return capture.lost(),
-                Ok(0) | Err(_) => continue,
-                Ok(_) => {}
+            while let Ok((index, frame)) = capture.recv(&mut buf) {
+                if let Some(seen) = read(frame, self.layout.encapsulation) {
+                    see(index, &seen);
+                }
             }
-            let Ok((index, frame)) = capture.recv(&mut buf) else { continue };
-            let Some(port) = self.ports.iter().find(|p| p.index == index) else { continue };
-            if let Some(seen) = read(frame, self.layout.encapsulation) {
-                let to = self.owners.iter().find(|(m, _)| *m == seen.dst_mac).map_or("?", |(_, h)| h);
-                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                self.note(&mut log, &port.host, to, &seen);
+            let mut ready = [PollFd::new(capture.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut ready, PollTimeout::from(QUIET)) == Ok(0) && stop.load(Ordering::Relaxed) {
+                return capture.lost();
             }
         }
     }
 
-    fn note(&self, log: &mut Log, from: &str, to: &str, s: &Seen<'_>) {
-        let taken = to == "director" && from.starts_with("rs") && s.src.port() == self.layout.rport;
+    fn owner(&self, mac: Mac) -> &str {
+        self.owners.iter().find(|(m, _)| *m == mac).map_or("?", |(_, h)| h)
+    }
+
+    /// At a port of the director. Who sent and who is to receive is told by the MAC addresses: a bridge may
+    /// flood frames here that are for others.
+    fn count(&self, passed: &mut Passed, s: &Seen<'_>) {
+        let (from, to) = (self.owner(s.src_mac), self.owner(s.dst_mac));
+        let taken = to == "director" && from != "client" && s.src.port() == self.layout.rport;
         let given = from == "director" && s.src == SocketAddr::new(self.layout.vip, self.layout.vport);
         match (taken, given, s.opens_reply) {
-            (true, _, true) => log.taken += 1,
-            (_, true, true) => log.given += 1,
-            (true, _, false) | (_, true, false) => log.other += 1,
+            (true, _, true) => passed.taken += 1,
+            (_, true, true) => passed.given += 1,
+            (true, _, false) | (_, true, false) => passed.other += 1,
             (false, false, _) => {}
         }
+    }
+
+    /// At any port: the first frame of the request and of the reply on each way.
+    fn follow(&self, hops: &mut Vec<Hop>, index: u32, s: &Seen<'_>) {
+        let Some(port) = self.ports.iter().find(|p| p.index == index) else { return };
+        let (from, to) = (port.host.as_str(), self.owner(s.dst_mac));
         let of_request = s.payload.starts_with(b"GET ") || s.payload.starts_with(b"HTTP/1.");
-        let known = log.hops.iter().any(|h| h.from == from && h.to == to && h.src_end == s.src);
-        if log.tracing && of_request && !known {
-            log.hops.push(Hop::new(from, to, s));
+        let known = hops.iter().any(|h| h.from == from && h.to == to && h.src_end == s.src);
+        if of_request && !known {
+            hops.push(Hop::new(from, to, s));
         }
     }
 }

@@ -151,8 +151,8 @@ pub struct Layout {
 pub const MAX_SERVERS: usize = 64;
 /// First number of the client's further addresses, used by schedulers that hash the client's address.
 const CLIENTS: u16 = 100;
-/// How many further addresses.
-const CLIENT_COUNT: u16 = 100;
+/// How many further addresses there can be.
+const MAX_CLIENTS: u16 = 100;
 /// FULLNAT's local addresses are these numbers of the inside network.
 const LOCAL: std::ops::RangeInclusive<u16> = 100..=107;
 
@@ -174,9 +174,7 @@ impl Layout {
         let host =
             |name: &str, nics| Host { name: name.into(), nics, gateway: None, router: false, role: None };
 
-        let mut clients = vec![1];
-        clients.extend(CLIENTS..CLIENTS + CLIENT_COUNT);
-        let client = host("client", vec![nic("eth0", Net::Outside, 0x01, &clients)]);
+        let client = host("client", vec![nic("eth0", Net::Outside, 0x01, &[1])]);
         let mut director = host("director", vec![nic("eth0", Net::Outside, 0x02, &[2])]);
         let mut hosts = Vec::new();
         let server_net = if mode == Mode::Dr { Net::Outside } else { Net::Inside };
@@ -205,6 +203,17 @@ impl Layout {
         hosts.insert(1, director);
         let (vport, rport) = if mode.replies_return() { (80, 8080) } else { (80, 80) };
         Layout { mode, ipv6, encapsulation, vip, vport, rport, hosts }
+    }
+
+    /// Gives the client `n` further addresses (at most 100), for schedulers that hash the client's address.
+    #[must_use]
+    pub fn with_clients(mut self, n: u16) -> Layout {
+        let ipv6 = self.ipv6;
+        let nic = &mut self.hosts[0].nics[0];
+        let len = nic.addresses[0].len;
+        let further = (CLIENTS..CLIENTS + n.min(MAX_CLIENTS)).map(|n| address(ipv6, Net::Outside, n));
+        nic.addresses.extend(further.map(|addr| Cidr { addr, len }));
+        self
     }
 
     /// A host by name.
@@ -305,7 +314,7 @@ mod tests {
     fn no_two_hosts_share_an_address_or_a_mac() {
         for mode in Mode::ALL {
             for ipv6 in [false, true] {
-                let l = Layout::new(mode, ipv6, MAX_SERVERS, Encapsulation::Ipip);
+                let l = Layout::new(mode, ipv6, MAX_SERVERS, Encapsulation::Ipip).with_clients(u16::MAX);
                 let nics: Vec<&Nic> = l.hosts.iter().flat_map(|h| &h.nics).collect();
                 let mut macs: Vec<_> = nics.iter().map(|n| n.mac).collect();
                 let mut ips: Vec<_> = nics.iter().flat_map(|n| n.addresses.iter().map(|a| a.addr)).collect();

@@ -348,7 +348,10 @@ mod tests {
             }
             _ => unreachable!("one family a net"),
         }
-        assert_eq!(f[12..14], if outer.rip.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 }.0.to_be_bytes());
+        assert_eq!(
+            f[12..14],
+            if outer.rip.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 }.0.to_be_bytes()
+        );
         f
     }
 
@@ -387,8 +390,11 @@ mod tests {
                 let mut journal = Journal::default();
                 let d = server.run(|| {
                     let sources = open_sources(e)?;
-                    let (inlet, _) =
-                        if veth { open_veth("lvstun0", &mut journal) } else { open_inlet("lvstun0", &mut journal) }?;
+                    let (inlet, _) = if veth {
+                        open_veth("lvstun0", &mut journal)
+                    } else {
+                        open_inlet("lvstun0", &mut journal)
+                    }?;
                     let mut d = Decapsulator {
                         sources,
                         inlet: Arc::new(inlet),

@@ -111,31 +111,69 @@ fn ip_of(from: &libc::sockaddr_storage) -> Option<IpAddr> {
     }
 }
 
-/// A packet socket that sees every frame that *arrives* at the interfaces of a namespace.
+/// Bytes of a frame that a capture keeps.
+pub const HEAD: usize = 512;
+
+/// Cuts frames to their first bytes before they are queued: a 64 KiB super-frame would else use up the
+/// receive buffer of a hundred small ones.
+fn keep_heads(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // BPF_RET | BPF_K: accept so many bytes.
+    let mut program = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: HEAD as u32 }];
+    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the one instruction that the live struct points to.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A packet socket that sees the frames of interfaces. Never blocks.
 #[derive(Debug)]
 pub struct Capture {
     fd: OwnedFd,
 }
 
 impl Capture {
-    /// Captures on every interface of the calling thread's namespace, what this host itself sends excluded.
+    /// Captures what *arrives* at every interface of the calling thread's namespace.
     ///
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_RAW`.
-    pub fn open() -> io::Result<Capture> {
-        // Protocol 0 receives nothing; it is switched on when the options are set.
-        let fd = socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
-        set_int(fd.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+    pub fn arrivals() -> io::Result<Capture> {
+        let c = Capture::open()?;
+        set_int(c.fd.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        bind(c.fd.as_fd(), 0)?;
+        Ok(c)
+    }
+
+    /// Captures what arrives at and what leaves by one interface of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_NET_RAW`, or no such interface.
+    pub fn of(ifindex: u32) -> io::Result<Capture> {
+        let c = Capture::open()?;
+        bind(c.fd.as_fd(), ifindex)?;
+        Ok(c)
+    }
+
+    /// Protocol 0 receives nothing; binding switches the socket on when its options are set.
+    fn open() -> io::Result<Capture> {
+        let fd = socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)?;
         let _ = set_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 16 << 20);
         let _ = set_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20);
-        bind(fd.as_fd(), 0)?;
+        keep_heads(fd.as_fd())?;
         Ok(Capture { fd })
     }
 
     /// Takes the next frame: index of the interface where it arrived and its first bytes.
     ///
     /// # Errors
-    /// The socket's error.
+    /// `WouldBlock` when there is none, or the socket's error.
     pub fn recv<'b>(&self, buf: &'b mut [u8]) -> io::Result<(u32, &'b [u8])> {
         let (n, from) = recv_from(self.fd.as_fd(), buf)?;
         // SAFETY: packet sockets fill in a sockaddr_ll; sockaddr_storage is larger and aligned for it.

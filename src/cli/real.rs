@@ -1,0 +1,138 @@
+//! `softlvs real nat|tun|dr`
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::error::{Failure, complain};
+use super::print;
+use crate::real::{self, DEVICE, Encapsulation, Journal, Role};
+
+const EXAMPLES: &str = "\
+Examples:
+  softlvs real nat --gateway 10.0.0.1
+  softlvs real dr --vip 192.0.2.10 --dry-run
+  softlvs real dr --vip 192.0.2.10 --undo
+  softlvs real tun --vip 192.0.2.10 --tunnel gue     unwraps until it is stopped";
+
+/// Options of `real`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct RealArgs {
+    /// Forwarding method.
+    #[command(subcommand)]
+    pub role: RealRole,
+    /// Print the equivalent shell commands and do nothing
+    #[arg(long, global = true, conflicts_with = "undo")]
+    pub dry_run: bool,
+    /// Take back what was done before
+    #[arg(long, global = true)]
+    pub undo: bool,
+}
+
+/// The forwarding methods that need something of the real server (fullnat needs nothing).
+#[derive(Debug, Subcommand)]
+pub enum RealRole {
+    /// Send replies back through the director
+    Nat {
+        /// The director's address on this network (DIP)
+        #[arg(long, value_name = "DIP")]
+        gateway: IpAddr,
+    },
+    /// Own the VIP behind a tunnel and unwrap its packets in this process
+    Tun {
+        /// Virtual address (repeatable)
+        #[arg(long, required = true)]
+        vip: Vec<IpAddr>,
+        /// Encapsulation the director uses: ipip, gre, gue or gue:PORT
+        #[arg(long, default_value = "ipip")]
+        tunnel: Encapsulation,
+        /// Device that receives the unwrapped packets
+        #[arg(long, value_name = "NAME", default_value = DEVICE)]
+        device: String,
+    },
+    /// Own the VIP without announcing it
+    Dr {
+        /// Virtual address (repeatable)
+        #[arg(long, required = true)]
+        vip: Vec<IpAddr>,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The step that failed.
+pub fn real(args: RealArgs) -> Result<ExitCode, Failure> {
+    let role = match args.role {
+        RealRole::Nat { gateway } => Role::Nat { gateway },
+        RealRole::Dr { vip } => Role::Dr { vips: vip },
+        RealRole::Tun { vip, tunnel, device } => {
+            if device.is_empty() || device.len() > 13 || device.contains(['/', ' ', ':']) {
+                let why = format!("`{device}` cannot be a device name");
+                return Err(Failure::wrong(
+                    "--device",
+                    why,
+                    "1 to 13 characters without `/`, `:` and blanks",
+                ));
+            }
+            Role::Tun { vips: vip, encapsulation: tunnel, device }
+        }
+    };
+    if args.dry_run {
+        print(&lines(&real::dry_run(&role)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let failed = |what: &'static str| move |e: std::io::Error| super::lab::failure(what, &e);
+    if args.undo {
+        let mut journal = Journal::load(role.name()).map_err(failed("cannot read what was done"))?;
+        if journal.is_empty() {
+            print("nothing was done here that could be taken back\n")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let code = undo(&mut journal)?;
+        Journal::forget(role.name()).map_err(failed("cannot remove the record of what was done"))?;
+        return Ok(code);
+    }
+    let tun = matches!(role, Role::Tun { .. });
+    // Blocked before the first thread starts, so that only the wait below sees them.
+    let mut end = SigSet::empty();
+    for s in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        end.add(s);
+    }
+    if tun {
+        end.thread_block().map_err(|e| super::lab::failure("cannot block signals", &e.into()))?;
+    }
+    let mut prepared = real::prepare(&role).map_err(failed("cannot prepare the real server"))?;
+    prepared.journal.save(role.name()).map_err(failed("cannot record what was done"))?;
+    print(&lines(&prepared.told))?;
+    if !tun {
+        return Ok(ExitCode::SUCCESS);
+    }
+    print("unwrapping; SIGTERM or Ctrl-C ends it and takes everything back\n")?;
+    end.wait().map_err(|e| super::lab::failure("cannot wait for a signal", &e.into()))?;
+    drop(prepared.decapsulator.take());
+    let code = undo(&mut prepared.journal)?;
+    Journal::forget(role.name()).map_err(failed("cannot remove the record of what was done"))?;
+    Ok(code)
+}
+
+fn undo(journal: &mut Journal) -> Result<ExitCode, Failure> {
+    let mut code = ExitCode::SUCCESS;
+    for told in journal.undo() {
+        match told {
+            Ok(line) => print(&format!("{line}\n"))?,
+            Err(e) => {
+                complain(&format!("error: cannot take back: {e}"));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn lines(all: &[String]) -> String {
+    all.iter().map(|l| format!("{l}\n")).collect()
+}
