@@ -186,10 +186,8 @@ impl Engine {
     /// When [`Engine::on_timeout`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Mono> {
         let (t, now) = (&self.core.tables, self.core.now);
-        [self.core.host.poll_timeout(), t.v4.poll_timeout(now), t.v6.poll_timeout(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        let (host, frags) = (self.core.host.poll_timeout(), self.core.frags.poll_timeout());
+        [host, frags, t.v4.poll_timeout(now), t.v6.poll_timeout(now)].into_iter().flatten().min()
     }
     /// Expires what is due, a bounded number at a time, and lets the virtual host do its work.
     pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {

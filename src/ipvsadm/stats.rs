@@ -88,6 +88,40 @@ impl Rates {
             }
         }
     }
+    /// `-Z` begins the averages of a service and its real servers anew (kernel: `ip_vs_zero_estimator`).
+    pub fn zero(&mut self, service: &Service) {
+        if let Some(average) = self.services.get_mut(&service.id) {
+            average.scaled = [0; 5];
+        }
+        for d in &service.dests {
+            if let Some(average) = self.dests.get_mut(&d.id) {
+                average.scaled = [0; 5];
+            }
+        }
+    }
+    /// A baseline by which counters read as they stood at the last tick: the kernel shows them so
+    /// (IPVS-RULES 96), and replays have to.
+    pub fn as_of_tick(&self, zero: &Baseline, services: &[Arc<Service>]) -> Baseline {
+        fn base(now: [u64; 5], tick: Option<&Average>, shown: [u64; 5]) -> [u64; 5] {
+            // shown = now - zero, wanted = tick - zero, so the baseline is now - wanted
+            let tick = tick.map_or([0; 5], |a| a.last);
+            std::array::from_fn(|i| {
+                let since = now[i].saturating_sub(tick[i]);
+                now[i].saturating_sub(shown[i].saturating_sub(since))
+            })
+        }
+        let mut out = Baseline::default();
+        for s in services {
+            let now = s.stats.read();
+            out.services
+                .insert(s.id, base(now, self.services.get(&s.id), minus(now, zero.services.get(&s.id))));
+            for d in &s.dests {
+                let now = d.live.stats.read();
+                out.dests.insert(d.id, base(now, self.dests.get(&d.id), minus(now, zero.dests.get(&d.id))));
+            }
+        }
+        out
+    }
     /// CPS, InPPS, OutPPS, InBPS, OutBPS of a service.
     pub fn service(&self, service: &Service) -> [u64; 5] {
         self.services.get(&service.id).map_or([0; 5], Average::per_second)

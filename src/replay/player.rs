@@ -12,7 +12,7 @@ use crate::engine::{Engine, EngineOptions, PortId, Verdict};
 use crate::host::HostOptions;
 use crate::ipvsadm::list::Source;
 use crate::ipvsadm::stats::RATE_INTERVAL;
-use crate::ipvsadm::{Baseline, Command, Rates, Show, apply, conns, list, parse};
+use crate::ipvsadm::{Baseline, Command, Rates, Refusal, Show, apply, conns, list, parse};
 use crate::svc::Catalog;
 use crate::time::{Mono, Span};
 
@@ -64,8 +64,9 @@ struct Player<'s, 't> {
     tell: &'t mut dyn FnMut(&str),
     catalog: Catalog,
     zero: Baseline,
-    rates: Rates,
-    next_rates: Mono,
+    /// The estimator with every phase its timer may have had in the recording, and its next tick. Phases
+    /// that contradict a recorded listing are dropped.
+    rates: Vec<(Mono, Rates)>,
     engine: Engine,
     out: Out,
     memory: Vec<u8>,
@@ -116,8 +117,7 @@ impl<'s, 't> Player<'s, 't> {
             tell,
             catalog,
             zero,
-            rates: Rates::default(),
-            next_rates: Mono::ZERO + RATE_INTERVAL,
+            rates: phases(scenario),
             engine,
             out: Out::new(),
             memory: vec![0; HEADROOM + MAX_FRAME],
@@ -159,14 +159,15 @@ impl<'s, 't> Player<'s, 't> {
     fn advance(&mut self, to_ms: u64) {
         let to = Mono::from_millis(to_ms).max(self.now);
         loop {
-            let due = self.engine.poll_timeout().into_iter().chain([self.next_rates]).min();
+            let ticks = self.rates.iter().map(|(at, _)| *at);
+            let due = self.engine.poll_timeout().into_iter().chain(ticks).min();
             let Some(due) = due.filter(|d| *d <= to) else { break };
             // a timer that stays due must not stop the clock: the engine works in bounded portions
             let stuck = due <= self.now;
             self.now = if stuck { (self.now + Span::from_millis(1)).min(to) } else { due };
-            if self.next_rates <= self.now {
-                self.rates.tick(self.catalog.services());
-                self.next_rates = self.next_rates + RATE_INTERVAL;
+            for (at, rates) in self.rates.iter_mut().filter(|(at, _)| *at <= self.now) {
+                rates.tick(self.catalog.services());
+                *at = *at + RATE_INTERVAL;
             }
             self.engine.on_timeout(self.now, &mut self.out);
             self.drain();
@@ -183,7 +184,14 @@ impl<'s, 't> Player<'s, 't> {
                 Stop::Unsupported(format!("step {}: the recording host ran `{cmd}`", self.step))
             })?;
             let done = command(line, &mut self.catalog, &mut self.zero);
-            done.map_err(|e| Stop::Differs(format!("step {}: `{cmd}` refused: {e}", self.step)))?;
+            let done =
+                done.map_err(|e| Stop::Differs(format!("step {}: `{cmd}` refused: {e}", self.step)))?;
+            if let Command::Zero(key) = done {
+                let services = self.catalog.services().iter();
+                for s in services.filter(|s| key.is_none_or(|k| k == s.spec.key)) {
+                    self.rates.iter_mut().for_each(|(_, rates)| rates.zero(s));
+                }
+            }
             self.engine.on_snapshot(self.now, self.catalog.commit());
         }
         for (name, value) in &step.sysctl {
@@ -255,20 +263,43 @@ impl<'s, 't> Player<'s, 't> {
             Ok(Command::List(what)) => what,
             other => return Err(Stop::Unsupported(format!("listing `{}`: {other:?}", text.args))),
         };
-        let got = if let Show::Connections { persistence } = what.show {
-            Some(conns::listing(self.engine.connections(self.now), persistence))
-        } else {
-            let source = Source {
-                services: self.catalog.services(),
-                zero: &self.zero,
-                rates: &self.rates,
-                timeouts: &self.catalog.timeouts,
-            };
-            list::listing(source, &what)
+        let none = Rates::default();
+        let source = Source {
+            services: self.catalog.services(),
+            zero: &self.zero,
+            rates: &none,
+            timeouts: &self.catalog.timeouts,
         };
-        let got = got.unwrap_or_default();
-        (self.tell)(&format!("{} ipvsadm {}\n{got}", self.now.as_millis(), text.args));
-        if let Err(why) = texts::compare(text, &got) {
+        let compared = match what.show {
+            Show::Connections { persistence } => {
+                let got = conns::listing(self.engine.connections(self.now), persistence);
+                (self.tell)(&format!("{} ipvsadm {}\n{got}", self.now.as_millis(), text.args));
+                texts::compare(text, &got)
+            }
+            Show::Rate | Show::Stats if !self.rates.is_empty() => {
+                let services = self.catalog.services();
+                let one = |(_, rates): &(Mono, Rates)| {
+                    let zero = rates.as_of_tick(&self.zero, services);
+                    let source = Source { rates, zero: &zero, ..source };
+                    texts::compare(text, &list::listing(source, &what).unwrap_or_default())
+                };
+                let results: Vec<_> = self.rates.iter().map(one).collect();
+                match results.iter().any(Result::is_ok) {
+                    true => {
+                        let mut fits = results.iter().map(Result::is_ok);
+                        self.rates.retain(|_| fits.next().unwrap_or(false));
+                        Ok(())
+                    }
+                    false => results.into_iter().collect(),
+                }
+            }
+            _ => {
+                let got = list::listing(source, &what).unwrap_or_default();
+                (self.tell)(&format!("{} ipvsadm {}\n{got}", self.now.as_millis(), text.args));
+                texts::compare(text, &got)
+            }
+        };
+        if let Err(why) = compared {
             self.text_differences.push((text.after_step, format!("ipvsadm {}: {why}", text.args)));
         }
         Ok(())
@@ -302,9 +333,18 @@ impl<'s, 't> Player<'s, 't> {
     }
 }
 
-fn command(line: &str, catalog: &mut Catalog, zero: &mut Baseline) -> Result<(), crate::ipvsadm::Refusal> {
+/// The kernel's estimator ticks from a moment no recording tells: all phases are tried, 50 ms apart.
+fn phases(scenario: &Scenario) -> Vec<(Mono, Rates)> {
+    let wanted = scenario.texts.iter().any(|t| t.args.contains("--rate"));
+    let steps = if wanted { RATE_INTERVAL.as_millis() / 50 } else { 0 };
+    (1..=steps).map(|i| (Mono::from_millis(i * 50), Rates::default())).collect()
+}
+
+fn command(line: &str, catalog: &mut Catalog, zero: &mut Baseline) -> Result<Command, Refusal> {
     let words: Vec<_> = line.split_whitespace().collect();
-    apply(&parse(&words)?, catalog, zero)
+    let command = parse(&words)?;
+    apply(&command, catalog, zero)?;
+    Ok(command)
 }
 
 /// ARP, neighbour discovery and group membership were left out of the recordings.
