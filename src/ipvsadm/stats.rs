@@ -147,6 +147,6 @@ mod tests {
         a = a.moved([0, 40, 0, 40_000, 0]);
         // 7-stats: 10035 becomes 7526 when nothing more comes
         let a = Average { scaled: [0, 0, 0, 10_035 << 5, 0], ..a };
-        assert_eq!(a.moved([0, 40, 0, 40_000, 0]).per_second()[3], 7_527);
+        assert_eq!(a.moved([0, 40, 0, 40_000, 0]).per_second()[3], 7_526);
     }
 }
