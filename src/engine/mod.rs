@@ -18,6 +18,8 @@ mod fragment;
 mod inbound;
 mod input;
 mod outbound;
+#[cfg(test)]
+mod properties;
 mod related;
 mod rows;
 mod schedule;

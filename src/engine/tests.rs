@@ -28,7 +28,7 @@ pub(crate) struct Net {
     pub client: IpAddr,
     pub vip: IpAddr,
     pub dip: IpAddr,
-    rs: [IpAddr; 2],
+    pub rs: [IpAddr; 2],
 }
 
 pub(crate) fn net(v6: bool) -> Net {
@@ -88,6 +88,29 @@ pub(crate) fn catalog(forward: Forward, proto: Proto) -> Catalog {
 pub(crate) fn engine(forward: Forward, proto: Proto) -> Engine {
     let options = EngineOptions { connection_limit: 1000, seed: 7, host: HostOptions::default() };
     Engine::new(Mono::ZERO, options, catalog(forward, proto).commit()).unwrap()
+}
+
+/// The engine's configuration with other weights, as `ipvsadm -e` would make it.
+pub(crate) fn reweighted(engine: &Engine, v6: bool, weights: [u32; 2]) -> Arc<Snapshot> {
+    let n = net(v6);
+    let old = engine.snapshot();
+    let service = old.services.iter().find(|s| s.spec.key.is_v6() == v6).unwrap();
+    let mut snapshot = (**old).clone();
+    let mut dests = service.dests.clone();
+    for (dest, weight) in dests.iter_mut().zip(weights) {
+        let dest = Arc::make_mut(dest);
+        assert!(n.rs.contains(&dest.spec.ip));
+        dest.spec.weight = weight;
+    }
+    for dest in &dests {
+        snapshot.dests[dest.id.0 as usize] = Some(dest.clone());
+    }
+    let changed = Arc::new(crate::svc::Service { dests, ..(**service).clone() });
+    for s in snapshot.services.iter_mut().filter(|s| s.id == changed.id) {
+        *s = changed.clone();
+    }
+    snapshot.generation += 1;
+    Arc::new(snapshot)
 }
 
 /// An Ethernet frame with a TCP or UDP packet and a right checksum.
@@ -153,7 +176,8 @@ pub(crate) fn give(engine: &mut Engine, now: Mono, port: PortId, bytes: &[u8]) -
     (verdict, sent)
 }
 
-fn sums_right(bytes: &[u8]) {
+/// Panics unless the transport checksum is right.
+pub(crate) fn sums_right(bytes: &[u8]) {
     let Ok(Parsed::Ip(m)) = parse(bytes, Link::Ethernet) else { panic!("not IP") };
     let (l4, end) = (&bytes[m.l4 as usize..m.end as usize], m.end as usize - m.l4 as usize);
     let pseudo = match (m.src(bytes), m.dst(bytes)) {

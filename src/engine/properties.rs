@@ -1,0 +1,158 @@
+//! What holds for any traffic: checksums, ways back, no two flows taken for one, counters that add up.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::tests::{LAN, WAN, engine, frame, give, net, sums_right};
+use super::*;
+use crate::addr::Mac;
+use crate::svc::{Forward, Proto, Tunnel};
+use crate::wire::{Parsed, parse};
+
+const WAN_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+const LAN_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Act {
+    /// A client packet: client, port, TCP flags, payload length.
+    Client(u8, u16, u8, usize),
+    /// The real server of a known flow answers.
+    Reply(usize, u8),
+    /// Time passes, in milliseconds.
+    Wait(u64),
+    /// Weights change and servers come and go.
+    Weight(usize, u32),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let flags = prop::sample::select(vec![0x02u8, 0x10, 0x11, 0x04, 0x12, 0x00]);
+    let act = prop_oneof![
+        6 => (0u8..6, 0u16..4, flags.clone(), 0usize..40).prop_map(|(c, p, f, n)| Act::Client(c, p, f, n)),
+        4 => (any::<prop::sample::Index>(), flags).prop_map(|(i, f)| Act::Reply(i.index(64), f)),
+        1 => (0u64..200_000).prop_map(Act::Wait),
+        1 => (0usize..2, 0u32..3).prop_map(|(d, w)| Act::Weight(d, w)),
+    ];
+    prop::collection::vec(act, 1..80)
+}
+
+fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
+    let Ok(Parsed::Ip(m)) = parse(bytes, Link::Ethernet) else { panic!("not IP") };
+    (SocketAddr::new(m.src(bytes), m.sport), SocketAddr::new(m.dst(bytes), m.dport))
+}
+
+fn client_ip(base: IpAddr, n: u8) -> IpAddr {
+    match base {
+        IpAddr::V4(a) => IpAddr::V4((u32::from(a) + u32::from(n)).into()),
+        IpAddr::V6(a) => IpAddr::V6((u128::from(a) + u128::from(n)).into()),
+    }
+}
+
+fn play(forward: Forward, proto: Proto, v6: bool, acts: Vec<Act>) {
+    let mut e = engine(forward, proto);
+    let n = net(v6);
+    let vip = SocketAddr::new(n.vip, 80);
+    let mut now = 0;
+    // what a real server saw (its source and destination) -> the client it stands for
+    let mut flows: Vec<(SocketAddr, SocketAddr, SocketAddr)> = Vec::new();
+    let mut weights = [1, 1];
+    for act in acts {
+        let at = Mono::from_millis(now);
+        match act {
+            Act::Client(c, port, flags, len) => {
+                let client = SocketAddr::new(client_ip(n.client, c), 4000 + port);
+                let f = frame(WAN_MAC, proto, client, vip, flags, &vec![c; len]);
+                let (verdict, sent) = give(&mut e, at, WAN, &f);
+                if verdict == Verdict::Send(LAN) && forward.translates() {
+                    sums_right(&sent[0].bytes);
+                    let (src, dst) = ends(&sent[0].bytes);
+                    // the newest owner of a tuple is the one replies must go to
+                    flows.retain(|f| (f.0, f.1) != (src, dst));
+                    flows.push((src, dst, client));
+                }
+            }
+            Act::Reply(i, flags) if !flows.is_empty() => {
+                let (seen_src, seen_dst, client) = flows[i % flows.len()];
+                let live = e.connections(at).any(|row| {
+                    row.client == client && row.dest == seen_dst && row.local.unwrap_or(client) == seen_src
+                });
+                let f = frame(LAN_MAC, proto, seen_dst, seen_src, flags, b"reply");
+                let (verdict, sent) = give(&mut e, at, LAN, &f);
+                if live {
+                    assert_eq!(verdict, Verdict::Send(WAN), "a reply finds its flow");
+                    assert_eq!(ends(&sent[0].bytes), (vip, client));
+                    sums_right(&sent[0].bytes);
+                } else {
+                    assert_ne!(verdict, Verdict::Send(WAN), "a reply of no flow is nobody's");
+                }
+            }
+            Act::Reply(..) => {}
+            Act::Wait(ms) => {
+                now += ms;
+                let mut out = Out::new();
+                e.on_timeout(Mono::from_millis(now), &mut out);
+            }
+            Act::Weight(d, weight) => {
+                weights[d] = weight;
+                let snapshot = super::tests::reweighted(&e, v6, weights);
+                e.on_snapshot(at, snapshot);
+            }
+        }
+        e.check().unwrap();
+        let mut tuples = HashMap::new();
+        for row in e.connections(at) {
+            let outer = (row.proto, row.local.unwrap_or(row.client), row.dest);
+            if forward.translates() {
+                assert_eq!(tuples.insert(outer, row.client), None, "two flows on one outer tuple");
+            }
+        }
+    }
+    let mut out = Out::new();
+    e.on_timeout(Mono::from_millis(now + 3_600_000), &mut out);
+    assert_eq!(e.connection_count(), 0, "everything expires");
+    e.check().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_traffic_in_any_mode(acts in acts(), mode in 0usize..4, udp: bool, v6: bool) {
+        let forward =
+            [Forward::Nat, Forward::FullNat, Forward::Tun(Tunnel::Ipip), Forward::Dr][mode];
+        play(forward, if udp { Proto::Udp } else { Proto::Tcp }, v6, acts);
+    }
+
+    /// Frames that start like real ones and then are anything.
+    #[test]
+    fn no_frame_makes_the_engine_panic_or_talk_too_much(
+        seed in 0usize..3,
+        changes in prop::collection::vec((0usize..120, any::<u8>()), 0..12),
+        tail in prop::collection::vec(any::<u8>(), 0..80),
+        cut in 0usize..200,
+        v6: bool,
+        mode in 0usize..4,
+    ) {
+        let forward =
+            [Forward::Nat, Forward::FullNat, Forward::Tun(Tunnel::Ipip), Forward::Dr][mode];
+        let mut e = engine(forward, Proto::Tcp);
+        let n = net(v6);
+        let (client, vip) = (SocketAddr::new(n.client, 4000), SocketAddr::new(n.vip, 80));
+        let mut f = match seed {
+            0 => frame(WAN_MAC, Proto::Tcp, client, vip, 2, &tail),
+            1 => frame(WAN_MAC, Proto::Udp, client, vip, 0, &tail),
+            _ => [&WAN_MAC.0[..], &[2, 0, 0, 0, 9, 9, 0x08, 0x06], &tail].concat(),
+        };
+        for (at, byte) in changes {
+            if let Some(b) = f.get_mut(at) {
+                *b = byte;
+            }
+        }
+        f.truncate(cut.max(1));
+        let (_, sent) = give(&mut e, Mono::ZERO, WAN, &f);
+        // a packet to an address nobody asked for yet costs one question beside the packet itself
+        prop_assert!(sent.len() <= 2, "{} packets for one", sent.len());
+    }
+}
