@@ -3,6 +3,7 @@
 //! [`parse`] is the one gate of the packet path: it checks every length once and returns [`Meta`],
 //! offsets by which the rest of the core reads and changes the packet in place. The other modules build
 //! and read single headers.
+#![forbid(unsafe_code)]
 
 pub mod arp;
 pub mod eth;
