@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod conns;
 pub mod list;
 pub mod parse;
