@@ -22,8 +22,8 @@ const CONNECTIONS: usize = 100;
 
 /// A running cluster.
 pub struct Cell {
-    topology: Topology,
-    director: Director,
+    pub topology: Topology,
+    pub director: Director,
     _servers: Vec<Server>,
     _scratch: tempfile::TempDir,
 }
@@ -66,23 +66,29 @@ impl Cell {
             assert!(self.director.alive(), "the director ended");
         }
         let log = self.director.log();
-        assert!(self.director.stop(Duration::from_secs(5)), "the director did not end well:\n{log}");
         assert!(log.lines().count() < 40, "the director talks too much:\n{log}");
+        self.stop();
+    }
+
+    /// Stops the director, which has to end well and by itself.
+    pub fn stop(&mut self) {
+        let ended_well = self.director.stop(Duration::from_secs(5));
+        assert!(ended_well, "the director did not end well");
     }
 
     fn layout(&self) -> &Layout {
         &self.topology.layout
     }
 
-    fn client(&self) -> &NetNs {
+    pub fn client(&self) -> &NetNs {
         &self.topology.node("client").unwrap().ns
     }
 
-    fn tcp(&self) -> SocketAddr {
+    pub fn tcp(&self) -> SocketAddr {
         SocketAddr::new(self.layout().vip, self.layout().vport)
     }
 
-    fn udp(&self) -> SocketAddr {
+    pub fn udp(&self) -> SocketAddr {
         SocketAddr::new(self.layout().vip, UDP.0)
     }
 

@@ -15,6 +15,11 @@
 
 mod cell;
 mod gate;
+mod host_as_real;
 mod matrix;
+mod one_arm;
+mod robust;
+mod selftest;
 mod sniff;
 mod traffic;
+mod wires;

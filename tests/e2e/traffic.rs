@@ -44,9 +44,17 @@ impl Server {
     /// Serves in `ns`. The UDP address is the one replies come from.
     pub fn start(ns: &NetNs, name: &str, tcp: SocketAddr, udp: SocketAddr) -> Server {
         let stop = Arc::new(AtomicBool::new(false));
-        let (listener, socket) = ns
-            .run(|| Ok((TcpListener::bind(tcp)?, UdpSocket::bind(udp)?)))
-            .unwrap_or_else(|e| panic!("{name}: cannot serve {tcp} and {udp}: {e}"));
+        let begin = Instant::now();
+        let (listener, socket) = loop {
+            match ns.run(|| Ok((TcpListener::bind(tcp)?, UdpSocket::bind(udp)?))) {
+                Ok(both) => break both,
+                // A process that another test is just starting holds copies of every socket until its exec.
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(e) => panic!("{name}: cannot serve {tcp} and {udp}: {e}"),
+            }
+        };
         listener.set_nonblocking(true).unwrap();
         let (name, of_tcp, stopped) = (name.to_owned(), name.to_owned(), stop.clone());
         let accept = std::thread::spawn(move || {
