@@ -345,7 +345,7 @@ crate::in_namespaces! {
             command.args(port).args(SERVICE).uid(65534).gid(65534).current_dir("/");
             command.env_remove("SOFTLVS_CONFIG").env_remove("XDG_RUNTIME_DIR");
             // The child inherits the namespace of the thread that starts it.
-            let out = host.ns.run(|| command.output()).unwrap();
+            let out = host.ns.run(|| traffic::when_free(|| command.output())).unwrap();
             (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stderr).into_owned())
         };
         assert_refused(

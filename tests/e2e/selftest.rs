@@ -137,7 +137,7 @@ fn thirty_two_bytes(w: &World, p: &Plan) {
     let mut sent = [0u8; 32];
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut sent).unwrap();
     let any = if ip(p.vip).is_ipv4() { "0.0.0.0" } else { "::" };
-    let listener = w.ns2.ns.run(|| TcpListener::bind((any, PORT))).unwrap();
+    let listener = w.ns2.ns.run(|| traffic::when_free(|| TcpListener::bind((any, PORT)))).unwrap();
     let server = std::thread::spawn(move || -> io::Result<Vec<u8>> {
         let (mut stream, _) = listener.accept()?;
         let mut got = Vec::new();

@@ -14,7 +14,7 @@ use softlvs::io::sys::ns::NetNs;
 use softlvs::io::sys::raw::Capture;
 use softlvs::real::Encapsulation;
 
-/// A frame and where it came in.
+/// The first bytes of a frame and where it came in.
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub port: u32,
@@ -29,12 +29,12 @@ pub struct Sniffer {
 
 impl Sniffer {
     pub fn start(ns: &NetNs) -> Sniffer {
-        let capture = ns.run(Capture::open).unwrap();
+        let capture = ns.run(Capture::arrivals).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let mut frames = Vec::new();
-            let mut buf = vec![0; 1 << 16];
+            let mut buf = [0; softlvs::io::sys::raw::HEAD];
             loop {
                 let mut fds = [PollFd::new(capture.as_fd(), PollFlags::POLLIN)];
                 match poll(&mut fds, PollTimeout::from(30u8)) {

@@ -44,17 +44,9 @@ impl Server {
     /// Serves in `ns`. The UDP address is the one replies come from.
     pub fn start(ns: &NetNs, name: &str, tcp: SocketAddr, udp: SocketAddr) -> Server {
         let stop = Arc::new(AtomicBool::new(false));
-        let begin = Instant::now();
-        let (listener, socket) = loop {
-            match ns.run(|| Ok((TcpListener::bind(tcp)?, UdpSocket::bind(udp)?))) {
-                Ok(both) => break both,
-                // A process that another test is just starting holds copies of every socket until its exec.
-                Err(e) if e.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(e) => panic!("{name}: cannot serve {tcp} and {udp}: {e}"),
-            }
-        };
+        let (listener, socket) = ns
+            .run(|| Ok((when_free(|| TcpListener::bind(tcp))?, when_free(|| UdpSocket::bind(udp))?)))
+            .unwrap_or_else(|e| panic!("{name}: cannot serve {tcp} and {udp}: {e}"));
         listener.set_nonblocking(true).unwrap();
         let (name, of_tcp, stopped) = (name.to_owned(), name.to_owned(), stop.clone());
         let accept = std::thread::spawn(move || {
@@ -88,6 +80,22 @@ impl Drop for Server {
             let _ = t.join();
         }
     }
+}
+
+/// Does it as soon as nothing is busy any more: a process that another test is just starting holds copies of
+/// every socket and file until its exec.
+pub fn when_free<S>(mut how: impl FnMut() -> io::Result<S>) -> io::Result<S> {
+    let begin = Instant::now();
+    loop {
+        match how() {
+            Err(e) if busy(&e) && begin.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            result => return result,
+        }
+    }
+}
+
+fn busy(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::ExecutableFileBusy)
 }
 
 /// Waits for input; false when it is time to stop.
