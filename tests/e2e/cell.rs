@@ -59,6 +59,7 @@ impl Cell {
             self.address_table(offload);
             self.echo();
             self.many_connections();
+            self.fragments();
             self.bulk(offload);
             if self.layout().mode == Mode::Tun {
                 self.too_big();
@@ -111,6 +112,14 @@ impl Cell {
         let each = CONNECTIONS / SERVERS;
         let fair: Vec<_> = (1..=SERVERS).map(|i| (format!("rs{i}"), each)).collect();
         assert_eq!(shares, fair, "round robin");
+    }
+
+    /// Datagrams that fit everywhere, that fit on the wire but in no tunnel, that fit nowhere in one piece.
+    fn fragments(&self) {
+        let to = self.udp();
+        for size in [1440, 1466, 4000, 30_000] {
+            self.client().run(|| traffic::ask_big_udp(to, size)).unwrap();
+        }
     }
 
     /// Both ways, byte for byte. In DR and TUN the download must not pass the director.

@@ -62,11 +62,15 @@ impl Server {
         });
         let stopped = stop.clone();
         let reply = std::thread::spawn(move || {
-            let mut buf = [0; 2048];
+            let mut buf = vec![0; 1 << 16];
             while wait(&socket, &stopped) {
                 let Ok((n, peer)) = socket.recv_from(&mut buf) else { continue };
-                let marker = String::from_utf8_lossy(&buf[..n]);
-                let _ = socket.send_to(format!("{} {name} {peer}", marker.trim_end()).as_bytes(), peer);
+                // The first line is the question; what follows goes back as it is.
+                let line = buf[..n].iter().position(|b| *b == b'\n').unwrap_or(n);
+                let marker = String::from_utf8_lossy(&buf[..line]);
+                let mut reply = format!("{marker} {name} {peer}").into_bytes();
+                reply.extend_from_slice(&buf[line..n]);
+                let _ = socket.send_to(&reply, peer);
             }
         });
         Server { stop, threads: vec![accept, reply] }
@@ -221,22 +225,40 @@ pub fn ask(mut stream: &TcpStream, marker: &str) -> io::Result<Answer> {
 /// One request over UDP, sent again when it is lost on the way. The answer has to come from where the
 /// question went: the socket is connected.
 pub fn ask_udp(to: SocketAddr, marker: &str) -> io::Result<(Answer, SocketAddr)> {
+    let (reply, own) = exchange(to, marker.as_bytes())?;
+    Ok((answer(&String::from_utf8_lossy(&reply), marker)?, own))
+}
+
+/// A request over UDP with so many bytes that come back unchanged.
+pub fn ask_big_udp(to: SocketAddr, size: usize) -> io::Result<Answer> {
+    let body = &bulk()[..size];
+    let (reply, _) = exchange(to, &[b"big\n", body].concat())?;
+    let line = reply.len().saturating_sub(size + 1);
+    if reply[line..] != [b"\n", body].concat() {
+        return Err(io::Error::other(format!("UDP {to}: {size} bytes came back changed")));
+    }
+    answer(&String::from_utf8_lossy(&reply[..line]), "big")
+}
+
+fn exchange(to: SocketAddr, request: &[u8]) -> io::Result<(Vec<u8>, SocketAddr)> {
     let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let mut buf = [0; 2048];
+    let mut buf = vec![0; 1 << 16];
     for _ in 0..5 {
-        socket.send(marker.as_bytes())?;
-        match socket.recv(&mut buf) {
+        match socket.send(request).and_then(|_| socket.recv(&mut buf)) {
             Ok(n) => {
-                let text = String::from_utf8_lossy(&buf[..n]).into_owned();
-                return Ok((answer(&text, marker)?, socket.local_addr()?));
+                buf.truncate(n);
+                return Ok((buf, socket.local_addr()?));
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            // An ICMP error told the kernel of a smaller MTU: next time it cuts the datagram to that.
+            Err(e) if e.raw_os_error() == Some(nix::libc::EMSGSIZE) => {}
             Err(e) => return Err(named(&format!("UDP {to}"), e)),
         }
     }
-    Err(io::Error::new(io::ErrorKind::TimedOut, format!("UDP {to}: no answer")))
+    let size = request.len();
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("UDP {to}: no answer to {size} bytes")))
 }
 
 /// `n` connections open at the same time, each with a request of its own; who answered how often.
