@@ -18,6 +18,7 @@ mod gate;
 mod host_as_real;
 mod matrix;
 mod one_arm;
+mod path_mtu;
 mod robust;
 mod selftest;
 mod sniff;
