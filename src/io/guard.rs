@@ -164,8 +164,10 @@ fn rules(table: &str, port: &Exposure, addresses: &[IpAddr], kernel: &[IpAddr]) 
     };
     let mut r = String::new();
     // made and deleted first, so that what an earlier run left is gone
-    let _ =
-        writeln!(r, "table netdev {table}\ndelete table netdev {table}\ntable netdev {table} {{ chain in {{");
+    let _ = writeln!(
+        r,
+        "table netdev {table}\ndelete table netdev {table}\ntable netdev {table} {{\nchain in {{"
+    );
     let _ = writeln!(
         r,
         "type filter hook ingress device \"{}\" priority -500; policy accept;",
@@ -175,10 +177,13 @@ fn rules(table: &str, port: &Exposure, addresses: &[IpAddr], kernel: &[IpAddr]) 
         let _ = writeln!(r, "ip daddr {{ {ips} }} drop\narp daddr ip {{ {ips} }} drop");
     }
     if let Some(ips) = set(true, addresses) {
-        let _ = writeln!(
-            r,
-            "ip6 daddr {{ {ips} }} drop\nicmpv6 type nd-neighbor-solicit icmpv6 taddr {{ {ips} }} drop"
-        );
+        let _ = writeln!(r, "ip6 daddr {{ {ips} }} drop");
+    }
+    for ip in addresses {
+        // RFC 4861 4.3: the target follows 8 bytes of ICMPv6 header. `icmpv6 taddr` needs nftables 1.0.7.
+        if let IpAddr::V6(ip) = ip {
+            let _ = writeln!(r, "icmpv6 type nd-neighbor-solicit @th,64,128 {:#034x} drop", ip.to_bits());
+        }
     }
     match port.mac {
         Some(mac) if Some(mac) != port.device_mac => {
@@ -194,7 +199,7 @@ fn rules(table: &str, port: &Exposure, addresses: &[IpAddr], kernel: &[IpAddr]) 
         }
         None => {}
     }
-    r.push_str("} }\n");
+    r.push_str("}\n}\n");
     r
 }
 
@@ -270,7 +275,7 @@ mod tests {
             "ip daddr { 192.0.2.10 } drop",
             "arp daddr ip { 192.0.2.10 } drop",
             "ip6 daddr { 2001:db8::10 } drop",
-            "icmpv6 taddr { 2001:db8::10 } drop",
+            "icmpv6 type nd-neighbor-solicit @th,64,128 0x20010db8000000000000000000000010 drop",
             "ether daddr 02:02:02:02:02:02 drop",
         ] {
             assert!(own.contains(part), "{part} in {own}");

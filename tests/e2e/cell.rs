@@ -12,7 +12,7 @@ use softlvs::lab::director::Director;
 use softlvs::lab::{Io, Layout, Mode, Topology};
 use softlvs::real::Encapsulation;
 
-use crate::sniff::{self, Ip, Packet, Sniffer, counters, holds};
+use crate::sniff::{self, Ip, Packet, Sniffer, counters, holds, received};
 use crate::traffic::{self, BULK, Server};
 
 /// Port of the UDP service, and where the real servers have it in modes that map ports.
@@ -125,7 +125,11 @@ impl Cell {
     /// Both ways, byte for byte. In DR and TUN the download must not pass the director.
     fn bulk(&self, offload: bool) {
         let to = self.tcp();
+        let before = received(self.topology.switch_ns(), "client-0");
         let up = self.client().run(|| traffic::upload(to)).unwrap();
+        let frames = received(self.topology.switch_ns(), "client-0") - before;
+        // Super-frames or frames of the MTU: the offload setting did what it should.
+        assert_eq!(frames < BULK as u64 / 1500, offload, "{frames} frames, offload {offload}");
         let before = self.director_bytes();
         let down = self.client().run(|| traffic::download(to)).unwrap();
         let after = self.director_bytes();

@@ -19,7 +19,7 @@ use softlvs::real::Encapsulation;
 use crate::cell::Cell;
 use crate::gate;
 use crate::sniff::eventually;
-use crate::traffic;
+use crate::traffic::{self, Server};
 use crate::wires::{Host, PROGRAM, Running, run_to_end};
 
 // ---------------------------------------------------------------- devices
@@ -248,6 +248,61 @@ crate::in_namespaces! {
                 ],
             );
         }
+    }
+}
+
+/// The kernel owns both VIPs and forwards: it would answer ARP and neighbour solicitations, reset every
+/// connection, and send what passes a second time.
+fn guarded(mac: &str) {
+    if Command::new("nft").arg("--version").output().is_err() {
+        return gate::skip("no nft here");
+    }
+    let (mut host, mut client) = (Host::new(), Host::new());
+    client.wire("eth0", &mut host, "eth0");
+    let mut toml = format!(
+        "[director]\nmode = \"fullnat\"\n[[port]]\nname = \"p\"\npacket = \"eth0\"\nguard = true\n\
+         mac = \"{mac}\"\naddresses = [\"192.0.2.2/24\", \"2001:db8:1::2/64\"]\n",
+    );
+    // The real server is the client's own host: the second leg needs no further one.
+    let (vips, reals) = (["192.0.2.10", "2001:db8:1::10"], ["192.0.2.1", "2001:db8:1::1"]);
+    let at = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
+    let mut servers = Vec::new();
+    for ((vip, real), len) in vips.into_iter().zip(reals).zip([24, 64]) {
+        client.address("eth0", &format!("{real}/{len}"));
+        host.address("eth0", &format!("{vip}/{len}"));
+        servers.push(Server::start(&client.ns, "rs", at(real, 8080), at(real, 8080)));
+        toml += &format!(
+            "[[service]]\naddress = \"{}\"\nprotocol = \"tcp\"\n[[service.real]]\naddress = \"{}\"\n",
+            at(vip, 80),
+            at(real, 8080)
+        );
+    }
+    host.sysctl("net.ipv4.ip_forward", "1");
+    host.sysctl("net.ipv6.conf.all.forwarding", "1");
+    let mut director = Running::start(&host.ns, &toml);
+    eventually(Duration::from_secs(10), "running", || {
+        assert!(director.director.alive(), "it ended");
+        director.director.log().contains("running:")
+    });
+    for vip in vips {
+        client
+            .ns
+            .run(|| {
+                traffic::upload(at(vip, 80))?;
+                traffic::download(at(vip, 80))?;
+                traffic::ping(vip.parse().unwrap(), 3)
+            })
+            .unwrap_or_else(|e| panic!("{vip}: {e}"));
+    }
+    director.stop();
+    let rules = host.ns.run(|| Command::new("nft").args(["list", "ruleset"]).output()).unwrap();
+    assert_eq!(String::from_utf8_lossy(&rules.stdout), "", "what is left of the guard");
+}
+
+crate::in_namespaces! {
+    fn with_a_guard_the_kernel_may_have_the_vip_too() {
+        guarded("02:00:00:00:00:99");
+        guarded("inherit");
     }
 }
 

@@ -160,13 +160,23 @@ pub fn holds(frame: &[u8], marker: &[u8]) -> bool {
 
 /// Bytes received and sent so far by an interface of a namespace.
 pub fn counters(ns: &NetNs, interface: &str) -> (u64, u64) {
+    let n = numbers(ns, interface);
+    (n[0], n[8])
+}
+
+/// Frames received so far by an interface of a namespace.
+pub fn received(ns: &NetNs, interface: &str) -> u64 {
+    numbers(ns, interface)[1]
+}
+
+/// The numbers of proc_pid_net(5), `dev`: bytes, packets and six more received, then the same sent.
+fn numbers(ns: &NetNs, interface: &str) -> Vec<u64> {
     let table = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
     let line = table
         .lines()
         .find_map(|l| l.trim_start().strip_prefix(interface)?.strip_prefix(':'))
         .unwrap_or_else(|| panic!("no {interface} in\n{table}"));
-    let numbers: Vec<u64> = line.split_whitespace().map(|n| n.parse().unwrap()).collect();
-    (numbers[0], numbers[8])
+    line.split_whitespace().map(|n| n.parse().unwrap()).collect()
 }
 
 /// Asks again until it is so, or panics with the reason after `patience`.
