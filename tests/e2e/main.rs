@@ -17,6 +17,7 @@ mod cell;
 mod gate;
 mod host_as_real;
 mod matrix;
+mod mixed;
 mod one_arm;
 mod path_mtu;
 mod robust;
