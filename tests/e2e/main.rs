@@ -5,6 +5,8 @@
 //!   offload on and off.
 //! * `selftest`: the kernel's own IPVS selftest, re-enacted.
 //! * `host_as_real`, `one_arm`: the director's host as a real server, the director as a neighbour.
+//! * `path_mtu`, `mixed`: smaller MTUs on the way, tunnels of the other family.
+//! * `router`: forwarding beside services, configuration read again, idling.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
@@ -21,6 +23,7 @@ mod mixed;
 mod one_arm;
 mod path_mtu;
 mod robust;
+mod router;
 mod selftest;
 mod sniff;
 mod traffic;

@@ -65,7 +65,7 @@ impl Drop for Load {
 }
 
 /// Processor time that a process has used.
-fn processor_time(pid: u32) -> Duration {
+pub fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // proc_pid_stat(5): behind the name in parentheses, utime and stime are the 12th and 13th field.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
