@@ -58,6 +58,10 @@ impl Core {
             Ok(Parsed::Ip(meta)) => meta,
             Ok(Parsed::Arp(at)) => return self.host.arp_in(now, port, pkt, at, out),
             Ok(Parsed::Other(_)) => return Verdict::Drop(DropReason::EtherType),
+            Err(DropReason::ShortTransport) if !group => {
+                let at = Arrival { now, port, largest: 0 };
+                return self.stub(snap, at, link, pkt, out);
+            }
             Err(why) => return Verdict::Drop(why),
         };
         // Ethernet padding is no part of the packet and must not be forwarded

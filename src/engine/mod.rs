@@ -23,6 +23,7 @@ mod properties;
 mod related;
 mod rows;
 mod schedule;
+mod stub;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod verdict;
