@@ -31,7 +31,7 @@ impl Core {
     ) -> Verdict {
         if dest.spec.ip.is_loopback() && !conn.two_keys() {
             // IPVS-RULES 20: the director itself is the real server
-            return self.host.local_in(at.now, at.port, &meta, pkt, out);
+            return self.local_node::<A>(snap, at, &meta, pkt, conn, dest, out);
         }
         let Some(route) = self.host.route(dest.spec.ip) else {
             return Verdict::Drop(DropReason::NoRoute);
@@ -171,6 +171,7 @@ impl Core {
         let Some(src) = self.host.source_for(route, outer_v6) else {
             return Verdict::Drop(DropReason::NoLocalAddress);
         };
+        let route = &Route { mtu: self.path_mtus.of(at.now, dest.spec.ip, route.mtu), ..*route };
         let limit = (route.mtu as usize).saturating_sub(tunnel::overhead(kind, outer_v6));
         let plan = EncapPlan {
             tunnel: kind,
@@ -207,12 +208,12 @@ impl Core {
         match tunnel::encap(pkt, &meta, &plan) {
             Err(why) => Verdict::Drop(why),
             Ok(outer) if outer.ip_len() <= at.cut_to(route.mtu) => {
-                self.host.transmit(at.now, route, pkt, outer.l3 as usize, OnFail::Nothing, out)
+                self.host.transmit(at.now, route, pkt, outer.l3 as usize, OnFail::Tunnel, out)
             }
             Ok(outer) if outer.family == Family::V6 => {
-                self.leave::<u128>(at, route, outer, pkt, OnFail::Nothing, out)
+                self.leave::<u128>(at, route, outer, pkt, OnFail::Tunnel, out)
             }
-            Ok(outer) => self.leave::<u32>(at, route, outer, pkt, OnFail::Nothing, out),
+            Ok(outer) => self.leave::<u32>(at, route, outer, pkt, OnFail::Tunnel, out),
         }
     }
 
@@ -240,7 +241,7 @@ fn send_tunnelled(
     out: &mut Out,
     piece: crate::buf::OwnedPacket,
 ) {
-    send_piece(host, at, route, outer.l3 as usize, OnFail::Nothing, out, piece);
+    send_piece(host, at, route, outer.l3 as usize, OnFail::Tunnel, out, piece);
 }
 
 /// Sends one piece of a packet; what becomes of it counts at the host, the packet itself was split.

@@ -18,6 +18,8 @@ mod fragment;
 mod inbound;
 mod input;
 mod outbound;
+mod own;
+mod path_mtu;
 #[cfg(test)]
 mod properties;
 mod related;
@@ -108,6 +110,8 @@ struct Core {
     frags: Reassembly,
     /// Addresses of real servers whose replies pass here.
     reals: HashSet<IpAddr>,
+    /// What routers said about the way to real servers behind tunnels.
+    path_mtus: path_mtu::PathMtus,
     random: Random,
     drops: DropCounters,
     counters: Counters,
@@ -138,6 +142,7 @@ impl Engine {
             pools: Vec::new(),
             frags: Reassembly::new(FragLimits::default()),
             reals: HashSet::new(),
+            path_mtus: path_mtu::PathMtus::default(),
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),
@@ -198,6 +203,7 @@ impl Engine {
         let core = &mut self.core;
         core.now = now;
         core.host.on_timeout(now, out);
+        core.undelivered(&self.snap, out);
         core.expire::<u32>(&self.snap, now);
         core.expire::<u128>(&self.snap, now);
         core.fragment_timeouts(now, out);

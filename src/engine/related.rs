@@ -15,7 +15,8 @@ use crate::conn::table::{Conn, Side, flag};
 use crate::host::{IcmpError, OnFail, Quote};
 use crate::nat::Ends;
 use crate::nat::icmp::{self, ErrorRewrite};
-use crate::svc::Snapshot;
+use crate::svc::{DestId, Proto, Snapshot};
+use crate::time::Span;
 use crate::tunnel;
 use crate::wire::{Family, Meta, be16, be32, number, ttl};
 
@@ -38,7 +39,7 @@ impl Core {
             Err(_) => return Verdict::Drop(DropReason::IcmpIgnored),
         };
         if matches!(quoted.proto, number::IPIP | number::IPV6 | number::GRE) && ours {
-            return self.tunnel_error(at, &meta, &quoted, pkt, out);
+            return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
         }
         let went = A::tuple(pkt.bytes(), &quoted);
         let found = A::table(&mut self.tables).lookup(&went.reversed());
@@ -47,7 +48,10 @@ impl Core {
             Some((slot, Side::Real)) => self.error_to_client::<A>(snap, at, meta, &quoted, pkt, slot, out),
             // GUE is UDP from the DIP; its ports are no connection's
             None if ours && quoted.proto == number::UDP => {
-                return self.tunnel_error(at, &meta, &quoted, pkt, out);
+                return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
+            }
+            None if ours && snap.sysctl.schedule_icmp => {
+                return self.schedule_error::<A>(snap, at, meta, &quoted, pkt, out);
             }
             None if ours => return Verdict::Drop(DropReason::IcmpNoConnection),
             None => return self.route_on::<A>(snap, at, meta, pkt, out),
@@ -129,6 +133,7 @@ impl Core {
     /// VIP, about the packet it sent (IPVS-RULES 33).
     fn tunnel_error(
         &mut self,
+        snap: &Snapshot,
         at: Arrival,
         meta: &Meta,
         quoted: &Meta,
@@ -149,38 +154,96 @@ impl Core {
             Family::V4 => self.knows_tunnel::<u32>(frame, &inner),
             Family::V6 => self.knows_tunnel::<u128>(frame, &inner),
         };
-        if !known {
+        let real = quoted.dst(frame);
+        let Some(dest) = known.and_then(|id| snap.dest(id)).filter(|d| d.spec.ip == real) else {
             return Verdict::Drop(DropReason::IcmpNoConnection);
+        };
+        let link = self.host.route(real).map_or(u32::from(u16::MAX), |r| r.mtu);
+        let before = self.path_mtus.of(at.now, real, link);
+        if let Some(mtu) = too_big(frame, meta) {
+            self.path_mtus.learn(at.now, real, mtu, link);
+            if inner.family == Family::V4 && u32::may_fragment(frame, &inner) {
+                // a client that allows fragments gets them
+                return Verdict::Taken(Taken::Local);
+            }
         }
-        let overhead = inner.l3 as usize - quoted.l3 as usize;
-        let Some(kind) = told(frame, meta, overhead) else {
+        let overhead = (inner.l3 - quoted.l3).into();
+        let Some(kind) = told(frame, meta, &inner, before, overhead) else {
             return Verdict::Drop(DropReason::IcmpIgnored);
         };
         let vip = inner.dst(frame);
-        self.host.error(at.now, kind, at.port, frame, &inner, Some(vip), out);
+        // what is quoted and what is told both count as output (2-pmtu-tun4-router)
+        let output = |bytes: usize| {
+            dest.live.stats.output(1, bytes as u64);
+            dest.service_stats.output(1, bytes as u64);
+        };
+        output(inner.ip_len());
+        if self.host.error(at.now, kind, at.port, frame, &inner, Some(vip), out) {
+            output(IcmpError::total_len(&inner));
+        }
         Verdict::Taken(Taken::Local)
     }
 
-    fn knows_tunnel<A: IpFamily>(&mut self, frame: &[u8], inner: &Meta) -> bool {
+    fn knows_tunnel<A: IpFamily>(&mut self, frame: &[u8], inner: &Meta) -> Option<DestId> {
         let tuple: Tuple<A> = A::tuple(frame, inner);
         let table = A::table(&mut self.tables);
-        let known = |c: &Conn<A>| c.flags & flag::TUNNEL != 0;
-        table.lookup(&tuple).is_some_and(|(slot, side)| side == Side::Client && known(table.get(slot)))
+        let (slot, side) = table.lookup(&tuple)?;
+        let conn = table.get(slot);
+        (side == Side::Client && conn.flags & flag::TUNNEL != 0).then_some(conn.dest)
+    }
+
+    /// An error about a connection nobody knows, to a service: the connection is scheduled by what the
+    /// error quotes, and the error goes to its real server (IPVS-RULES 28).
+    fn schedule_error<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        quoted: &Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        let client = A::tuple(pkt.bytes(), quoted).reversed();
+        let unknown = Verdict::Drop(DropReason::IcmpNoConnection);
+        let Some(proto) = Proto::from_number(quoted.proto).filter(|_| !quoted.is_fragment()) else {
+            return unknown;
+        };
+        let mark = snap.mark_of(Some(proto), client.dst.ip(), client.dport);
+        let Some(service) = snap.find(mark, proto, client.dst.ip(), client.dport) else { return unknown };
+        let slot = match self.schedule_quoted::<A>(snap, at, &client, proto, service) {
+            Ok(slot) => slot,
+            Err(why) => return Verdict::Drop(why),
+        };
+        // until a packet of the connection itself tells more
+        A::table(&mut self.tables).touch(slot, at.now, Span::from_secs(3));
+        self.error_to_real::<A>(snap, at, meta, quoted, pkt, slot, out).unwrap_or_else(Verdict::Drop)
     }
 }
 
-/// What to tell the client about an error concerning the tunnel; MTUs lose the tunnel's overhead.
-fn told(frame: &[u8], meta: &Meta, overhead: usize) -> Option<IcmpError> {
+/// The MTU a router asks for.
+fn too_big(frame: &[u8], meta: &Meta) -> Option<u32> {
+    let icmp = frame.get(meta.l4 as usize..)?.get(..8)?;
+    match (meta.family, icmp[0], icmp[1]) {
+        (Family::V4, 3, 4) => Some(be16(icmp, 6).into()),
+        (Family::V6, 2, _) => Some(be32(icmp, 4)),
+        _ => None,
+    }
+}
+
+/// What to tell the client about an error concerning the tunnel. An MTU is the one `before` the error,
+/// without the tunnel's overhead: the first error finds the kernel's cached route (IPVS-RULES 34).
+fn told(frame: &[u8], meta: &Meta, inner: &Meta, before: u32, overhead: u32) -> Option<IcmpError> {
     let icmp = frame.get(meta.l4 as usize..)?.get(..8)?;
     match (meta.family, icmp[0], icmp[1]) {
         (Family::V4, 3, 4) => {
-            let mtu = u32::from(be16(icmp, 6)).checked_sub(overhead as u32)?;
-            (mtu >= 68).then_some(IcmpError::FragNeeded { mtu })
+            let mtu = if before > 68 + overhead { before - overhead } else { before };
+            let least = if inner.family == Family::V6 { 1280 } else { 0 };
+            Some(IcmpError::FragNeeded { mtu: mtu.max(least) })
         }
-        (Family::V4, 3, _) => Some(IcmpError::HostUnreachable),
+        (Family::V4, 3, code) => Some(IcmpError::PassedOn { code }),
         (Family::V4, 11, 0) | (Family::V6, 3, 0) => Some(IcmpError::TimeExceeded),
         (Family::V6, 2, _) => {
-            let mtu = be32(icmp, 4).checked_sub(overhead as u32)?;
+            let mtu = be32(icmp, 4).min(before).saturating_sub(overhead);
             Some(IcmpError::TooBig { mtu: mtu.max(1280) })
         }
         (Family::V6, 1, _) => Some(IcmpError::HostUnreachable),

@@ -67,6 +67,29 @@ impl Core {
         self.deliver::<A>(snap, at, meta, pkt, &conn, &dest, out)
     }
 
+    /// Schedules a connection of which only an error's quote is known.
+    pub(super) fn schedule_quoted<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        client: &crate::conn::key::Tuple<A>,
+        proto: Proto,
+        service: &Service,
+    ) -> Result<u32, DropReason> {
+        let key = PickKey {
+            src: client.src.ip(),
+            sport: client.sport,
+            dst: client.dst.ip(),
+            random: self.random.next(),
+        };
+        let picked = {
+            let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            scheduler.pick(at.now, &service.dests, &key)
+        };
+        let first = picked.ok_or(DropReason::NoDestination)?;
+        self.open::<A>(snap, at, client, proto, service, first).map(|(slot, _)| slot)
+    }
+
     /// Opens the connection at the picked server. Where a live connection already has the reply tuple
     /// (one client port to two services on one real server), the next usable servers are tried, so that
     /// no two flows can ever be taken for one another.

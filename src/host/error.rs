@@ -26,6 +26,11 @@ pub enum IcmpError {
     NetUnreachable,
     /// Not allowed: 3/13, 1/1.
     Prohibited,
+    /// Some other kind of unreachable, told by a router on the way: 3/code, 1/3.
+    PassedOn {
+        /// Its code over IPv4.
+        code: u8,
+    },
     /// Larger than the way out: 3/4, and 2/0 for an IPv6 packet.
     FragNeeded {
         /// Largest IP packet that fits.
@@ -60,12 +65,13 @@ impl IcmpError {
             (Family::V4, E::ProtoUnreachable) => (v4::UNREACHABLE, 2, 0),
             (Family::V4, E::PortUnreachable) => (v4::UNREACHABLE, 3, 0),
             (Family::V4, E::FragNeeded { mtu } | E::TooBig { mtu }) => (v4::UNREACHABLE, 4, mtu.min(0xffff)),
+            (Family::V4, E::PassedOn { code }) => (v4::UNREACHABLE, code, 0),
             (Family::V4, E::Prohibited) => (v4::UNREACHABLE, 13, 0),
             (Family::V6, E::TimeExceeded) => (v6::TIME_EXCEEDED, 0, 0),
             (Family::V6, E::ReassemblyTimeout) => (v6::TIME_EXCEEDED, 1, 0),
             (Family::V6, E::NetUnreachable) => (v6::UNREACHABLE, 0, 0),
             (Family::V6, E::Prohibited) => (v6::UNREACHABLE, 1, 0),
-            (Family::V6, E::HostUnreachable) => (v6::UNREACHABLE, 3, 0),
+            (Family::V6, E::HostUnreachable | E::PassedOn { .. }) => (v6::UNREACHABLE, 3, 0),
             (Family::V6, E::PortUnreachable) => (v6::UNREACHABLE, 4, 0),
             (Family::V6, E::FragNeeded { mtu } | E::TooBig { mtu }) => (v6::TOO_BIG, 0, mtu),
             (Family::V6, E::ProtoUnreachable) => (v6::PARAMETER_PROBLEM, 1, pointer),

@@ -44,7 +44,7 @@ pub use neigh::MAX_LEARNT;
 pub use neighbor::{NeighborInfo, NeighborState};
 pub use own::{FrameTo, Owned};
 pub use plan::*;
-pub use resolve::{OnFail, Quote};
+pub use resolve::{OnFail, Quote, Undelivered};
 pub use route::Route;
 
 use crate::addr::Mac;
@@ -150,6 +150,8 @@ pub struct Host {
     fresh_since: Mono,
     again: VecDeque<(Mono, IpAddr)>,
     events: VecDeque<HostEvent>,
+    /// Packets whose neighbour failed with the last [`Host::on_timeout`], for whoever counts them.
+    pub undelivered: Vec<Undelivered>,
     /// Packets dropped after the verdict on them was [`crate::engine::Taken::Parked`], or while answering.
     pub drops: DropCounters,
     /// What was sent.
@@ -175,6 +177,7 @@ impl Host {
             fresh_since: now,
             again: VecDeque::new(),
             events: VecDeque::new(),
+            undelivered: Vec::new(),
             drops: DropCounters::default(),
             counters: HostCounters::default(),
             plan,

@@ -29,9 +29,11 @@ pub struct Quote {
 /// What to do for a parked packet when its neighbour does not answer (kernel rule 95).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFail {
-    /// Nothing (TUN, and what the director sends itself).
+    /// Nothing (what the director sends itself).
     #[default]
     Nothing,
+    /// Nothing is sent, but it is reported as [`Undelivered`] (TUN: the sender is the director).
+    Tunnel,
     /// ICMP host unreachable to the packet's sender.
     HostUnreachable {
         /// Its source: the VIP for NAT; `None` = the director's own address (DR).
@@ -39,6 +41,19 @@ pub enum OnFail {
         /// What it quotes.
         quote: Quote,
     },
+}
+
+/// A packet that waited for its neighbour in vain.
+#[derive(Debug)]
+pub struct Undelivered {
+    /// The packet, its end-points as its sender knows them.
+    pub packet: OwnedPacket,
+    /// Offset of its IP header.
+    pub l3: usize,
+    /// Its sender was told.
+    pub told: bool,
+    /// It was parked as [`OnFail::Tunnel`].
+    pub tunnel: bool,
 }
 
 impl Host {
@@ -226,6 +241,8 @@ impl Host {
         if self.neighbors.next().is_none_or(|t| now < t) {
             return;
         }
+        // who does not ask what became of them does not keep them
+        self.undelivered.drain(..).for_each(|u| out.recycle(u.packet));
         let (mut ask, mut failed) = (Vec::new(), Vec::new());
         self.neighbors.due(now, &mut ask, &mut failed);
         for question in ask {
@@ -243,6 +260,7 @@ impl Host {
 
     /// Tells the sender of a packet that waited in vain.
     fn failed(&mut self, now: Mono, port: PortId, mut parked: Parked, out: &mut Out) {
+        let mut told = false;
         if let OnFail::HostUnreachable { source, quote } = parked.on_fail {
             parked.packet.edit(|p| untranslate(p.bytes_mut(), parked.l3, &quote));
             let bytes = parked.packet.bytes();
@@ -254,10 +272,15 @@ impl Host {
                 let sender = meta.src(bytes);
                 let own = || self.source_for(&self.reply_route(port, sender)?, sender.is_ipv6());
                 let source = source.or_else(own);
-                self.error(now, IcmpError::HostUnreachable, port, bytes, &meta, source, out);
+                told = self.error(now, IcmpError::HostUnreachable, port, bytes, &meta, source, out);
             }
         }
-        out.recycle(parked.packet);
+        if parked.on_fail == OnFail::Nothing {
+            out.recycle(parked.packet);
+        } else {
+            let Parked { packet, l3, on_fail } = parked;
+            self.undelivered.push(Undelivered { packet, l3, told, tunnel: on_fail == OnFail::Tunnel });
+        }
     }
 
     pub(super) fn count_lost(&mut self, out: &mut Out) {
