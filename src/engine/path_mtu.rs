@@ -91,7 +91,7 @@ mod tests {
             m.learn(NOW, IpAddr::from(n.to_be_bytes()), 1400, 1500);
         }
         assert_eq!(m.0.len(), LIMIT);
-        m.learn(NOW + Span::from_secs(601), ip, 1400, 1500);
+        m.learn(NOW + Span::from_secs(601), IpAddr::from([10, 2, 0, 12]), 1400, 1500);
         assert_eq!(m.0.len(), 1, "room is made of what has expired");
     }
 }
