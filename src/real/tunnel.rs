@@ -195,6 +195,10 @@ fn open_veth(device: &str, journal: &mut Journal) -> io::Result<(Inlet, String)>
     // The outer end is a wire, not a host: it must not speak for itself.
     let _ = set_sysctl(&format!("net.ipv6.conf.{}.disable_ipv6", end.replace('.', "/")), "1");
     let (inner, outer) = (nl.link(device)?, nl.link(&end)?);
+    // A datagram that was cut outside its tunnel comes out whole, however long.
+    for end in [&inner, &outer] {
+        nl.set_mtu(end.index, u16::MAX.into())?;
+    }
     nl.set_up(outer.index, true)?;
     let mac = |m: Option<Mac>| m.ok_or_else(|| io::Error::other("a veth device without MAC address"));
     let inlet =
