@@ -69,7 +69,15 @@ fn usage_errors_say_what_why_and_the_remedy_and_exit_2() {
             "--mtu 1 --mtu 2",
             "softlvs: error: --mtu <N>: given more than once\nhelp: `softlvs --help` shows the commands and options\n",
         ),
-        ("check", "softlvs: error: <FILE>: missing\nhelp: `softlvs --help` shows the commands and options\n"),
+        ("check", "softlvs: error: <FILE>: missing\nhelp: `softlvs check --help` shows its options\n"),
+        (
+            "real",
+            "softlvs: error: softlvs real: its command is missing\nhelp: `softlvs real --help` shows its options\n",
+        ),
+        (
+            "lab --mode foo",
+            "softlvs: error: --mode <MODE>: `foo` is none of nat, fullnat, tun, dr\nhelp: `softlvs lab --help` shows its options\n",
+        ),
         (
             "frobnicate",
             "softlvs: error: frobnicate: unknown command\nhelp: `softlvs --help` shows the commands and options\n",

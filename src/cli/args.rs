@@ -1,9 +1,10 @@
 //! What was typed. Values stay text here: `mean` gives them their meaning, with the same rules and
 //! messages as the configuration file.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,6 +47,13 @@ pub enum Command {
     Lab(Box<super::lab::LabArgs>),
     /// Prepare this host as a real server
     Real(super::real::RealArgs),
+}
+
+/// The command that was typed, when it comes first; empty for none or an unknown one.
+pub fn command_of(line: &[OsString]) -> &str {
+    let known = Cli::command();
+    let first = line.get(1).and_then(|w| w.to_str()).unwrap_or_default();
+    if known.find_subcommand(first).is_some() { first } else { "" }
 }
 
 /// Options of `run`.

@@ -1,5 +1,6 @@
 //! How the program fails: one line `softlvs: error: WHAT: WHY`, `help: REMEDY`, and an exit status.
 
+use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -95,8 +96,9 @@ pub fn complain(message: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// What the option parser refused, said the way everything else is said.
-pub fn usage(e: &clap::Error) -> ExitCode {
+/// What the option parser refused, said the way everything else is said. `command` is the subcommand that
+/// was typed, empty for none.
+pub fn usage(e: &clap::Error, command: &str) -> ExitCode {
     if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // A closed pipe behind `softlvs --help | head` is success.
         let _ = e.print();
@@ -112,7 +114,8 @@ pub fn usage(e: &clap::Error) -> ExitCode {
             .find_map(get);
     let mut help = match suggested {
         Some(meant) => format!("did you mean `{}`?", meant.join("` or `")),
-        None => "`softlvs --help` shows the commands and options".to_owned(),
+        None if command.is_empty() => "`softlvs --help` shows the commands and options".to_owned(),
+        None => format!("`softlvs {command} --help` shows its options"),
     };
     let what = arg.unwrap_or_else(|| "command line".to_owned());
     let (what, why) = match e.kind() {
@@ -134,6 +137,12 @@ pub fn usage(e: &clap::Error) -> ExitCode {
             }
         }
         ErrorKind::MissingRequiredArgument => (what, "missing".to_owned()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            (format!("softlvs {command}"), "its command is missing".to_owned())
+        }
+        ErrorKind::ValueValidation if e.source().is_some() => {
+            (what, e.source().map(ToString::to_string).unwrap_or_default())
+        }
         ErrorKind::TooManyValues | ErrorKind::WrongNumberOfValues => {
             (what, "wrong number of values".to_owned())
         }

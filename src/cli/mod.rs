@@ -22,9 +22,10 @@ use error::Failure;
 /// Runs the command line and says how the process ends: 0 done, 1 failed at run time, 2 wrong usage or
 /// configuration.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(line) {
+    let line: Vec<OsString> = line.into_iter().collect();
+    let cli = match Cli::try_parse_from(&line) {
         Ok(cli) => cli,
-        Err(e) => return error::usage(&e),
+        Err(e) => return error::usage(&e, args::command_of(&line)),
     };
     match act(cli) {
         Ok(code) => code,
