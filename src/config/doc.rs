@@ -15,7 +15,7 @@ use super::values;
 use crate::addr::{Cidr, Mac};
 use crate::host::{AddrRange, Closed};
 use crate::io::{MacChoice, OffloadMode};
-use crate::svc::{Proto, SchedulerKind};
+use crate::svc::{PersistenceEngine, Proto, SchedulerKind};
 use crate::time::Span;
 
 /// Forwarding method by name, without its tunnel.
@@ -154,6 +154,7 @@ pub struct PersistenceDoc {
     pub place: Place,
     pub timeout: Option<At<Span>>,
     pub netmask: Option<At<u8>>,
+    pub engine: Option<At<PersistenceEngine>>,
 }
 
 /// `[[service]]`
@@ -250,6 +251,7 @@ fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, Complaint> {
     }
 }
 
+const ENGINES: [(&str, PersistenceEngine); 1] = [("sip", PersistenceEngine::Sip)];
 const PROTOCOLS: [(&str, Proto); 3] = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("sctp", Proto::Sctp)];
 
 const OFFLOAD: [(&str, OffloadMode); 3] =
@@ -429,6 +431,7 @@ fn service(t: &View<'_>, r: &mut Report) -> ServiceDoc {
         place: p.place.clone(),
         timeout: p.text("timeout", values::timeout, r),
         netmask: number(p.int("netmask")),
+        engine: p.text("engine", word(&ENGINES), r),
     });
     let scheduler = |s: &str| s.parse::<SchedulerKind>().map_err(|()| Complaint::new("not known", ""));
     ServiceDoc {

@@ -207,6 +207,7 @@ const SERVICE: &[Key] = &[
 const PERSISTENCE: &[Key] = &[
     key("timeout", Kind::Text(Form::Duration), "\"5m\"", "How long a client stays, 6 minutes when not said."),
     key("netmask", Kind::Int(1, 128), "24", "Prefix length by which clients are grouped."),
+    key("engine", Kind::Choice(&["sip"]), "\"sip\"", "Tell clients apart by the Call-ID of SIP too (UDP)."),
 ];
 
 const REAL: &[Key] = &[

@@ -4,4 +4,5 @@
 pub mod key;
 pub mod state;
 pub mod table;
+pub mod template;
 pub mod wheel;

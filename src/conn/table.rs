@@ -44,6 +44,10 @@ pub mod flag {
     pub const BOUND: u16 = 32;
     /// Tunnelled; with neither this nor `TWO_KEYS` the connection is direct routing.
     pub const TUNNEL: u16 = 64;
+    /// It holds a persistence template.
+    pub const CONTROLLED: u16 = 128;
+    /// Its template was not told yet that it is established.
+    pub const UNASSURED: u16 = 256;
 }
 
 /// A connection: one cache line for IPv4, two for IPv6.

@@ -1,8 +1,11 @@
 //! What the packet path does differently for IPv4 and IPv6: reading tuples and writing headers.
 
+use std::sync::Arc;
+
 use crate::buf::PacketBuf;
 use crate::conn::key::{Addr, Tuple};
 use crate::conn::table::{Table, flag};
+use crate::conn::template::Template;
 use crate::engine::DropReason;
 use crate::nat::{self, Ends};
 use crate::wire::{Meta, be16, be32, be128, ipv4};
@@ -14,6 +17,10 @@ pub struct Tables {
     pub v4: Table<u32>,
     /// IPv6 clients.
     pub v6: Table<u128>,
+    /// Templates that IPv4 connections hold, by slot; as long as persistent services needed it.
+    pub control4: Vec<Option<Arc<Template>>>,
+    /// The same for IPv6.
+    pub control6: Vec<Option<Arc<Template>>>,
 }
 
 impl Tables {
@@ -35,6 +42,8 @@ pub trait IpFamily: Addr {
     const V6: bool;
     /// Its table.
     fn table(tables: &mut Tables) -> &mut Table<Self>;
+    /// The templates its connections hold, by slot.
+    fn controls(tables: &mut Tables) -> &mut Vec<Option<Arc<Template>>>;
     /// Addresses and ports of a parsed packet.
     fn tuple(frame: &[u8], meta: &Meta) -> Tuple<Self>;
     /// Rewrites addresses and ports.
@@ -48,6 +57,9 @@ impl IpFamily for u32 {
     #[inline]
     fn table(tables: &mut Tables) -> &mut Table<u32> {
         &mut tables.v4
+    }
+    fn controls(tables: &mut Tables) -> &mut Vec<Option<Arc<Template>>> {
+        &mut tables.control4
     }
     #[inline]
     fn tuple(frame: &[u8], meta: &Meta) -> Tuple<u32> {
@@ -74,6 +86,9 @@ impl IpFamily for u128 {
     #[inline]
     fn table(tables: &mut Tables) -> &mut Table<u128> {
         &mut tables.v6
+    }
+    fn controls(tables: &mut Tables) -> &mut Vec<Option<Arc<Template>>> {
+        &mut tables.control6
     }
     #[inline]
     fn tuple(frame: &[u8], meta: &Meta) -> Tuple<u128> {

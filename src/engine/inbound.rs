@@ -62,7 +62,11 @@ impl Core {
         conn.packets = conn.packets.wrapping_add(1);
         let seen = if conn.flags & flag::NO_OUTPUT != 0 { Seen::InputOnly } else { Seen::Input };
         let timeout = advance(snap, conn, seen, meta, frame, dest);
+        let unassured = conn.flags & flag::UNASSURED != 0;
         table.touch(slot, now, timeout);
+        if unassured {
+            self.assure::<A>(slot, false);
+        }
     }
 }
 

@@ -20,11 +20,13 @@ mod input;
 mod outbound;
 mod own;
 mod path_mtu;
+mod persist;
 #[cfg(test)]
 mod properties;
 mod related;
 mod rows;
 mod schedule;
+mod sip;
 mod stub;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -132,7 +134,7 @@ impl Engine {
         let mut host = Host::new(now, snapshot.net.clone(), random.next());
         host.set_options(options.host);
         let limit = options.connection_limit.max(1);
-        let tables = Tables { v4: Table::new(now, limit, key)?, v6: Table::new(now, limit, key)? };
+        let tables = Tables { v4: Table::new(now, limit, key)?, v6: Table::new(now, limit, key)?, control4: Vec::new(), control6: Vec::new() };
         let mut core = Core {
             now,
             links: Vec::new(),
@@ -195,7 +197,8 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Mono> {
         let (t, now) = (&self.core.tables, self.core.now);
         let (host, frags) = (self.core.host.poll_timeout(), self.core.frags.poll_timeout());
-        [host, frags, t.v4.poll_timeout(now), t.v6.poll_timeout(now)].into_iter().flatten().min()
+        let templates = self.snap.templates.poll_timeout();
+        [host, frags, templates, t.v4.poll_timeout(now), t.v6.poll_timeout(now)].into_iter().flatten().min()
     }
     /// Expires what is due, a bounded number at a time, and lets the virtual host do its work.
     pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {
@@ -206,6 +209,7 @@ impl Engine {
         core.undelivered(&self.snap, out);
         core.expire::<u32>(&self.snap, now);
         core.expire::<u128>(&self.snap, now);
+        core.expire_templates(&self.snap, now);
         core.fragment_timeouts(now, out);
         core.counters.made += (out.len() - before) as u64;
     }
@@ -281,6 +285,7 @@ impl Engine {
                 ));
             }
         }
+        self.check_templates()?;
         let fullnat = core.tables.fullnat();
         let taken: usize = core.pools.iter().map(LocalPool::live).sum();
         if fullnat != taken {
@@ -343,6 +348,9 @@ impl Core {
     fn close<A: IpFamily>(&mut self, snap: &Snapshot, slot: u32) {
         let conn = A::table(&mut self.tables).close(slot);
         self.counters.closed += 1;
+        if conn.flags & flag::CONTROLLED != 0 {
+            self.uncontrol::<A>(slot);
+        }
         if conn.flags & flag::BOUND != 0
             && let Some(dest) = snap.dest(conn.dest)
         {
@@ -371,6 +379,9 @@ impl Core {
         }
         for slot in lost::<u128>(&mut self.tables, snap) {
             self.close::<u128>(snap, slot);
+        }
+        if snap.sysctl.expire_nodest_conn {
+            self.purge_templates(snap);
         }
     }
 }

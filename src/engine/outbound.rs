@@ -55,7 +55,11 @@ impl Core {
         let c = table.get_mut(slot);
         c.flags &= !flag::NO_OUTPUT;
         let timeout = advance(snap, c, Seen::Output, &meta, pkt.bytes(), dest);
+        let unassured = c.flags & flag::UNASSURED != 0;
         table.touch(slot, at.now, timeout);
+        if unassured {
+            self.assure::<A>(slot, true);
+        }
         if let Err(why) = ttl::decrement(pkt, &mut meta) {
             return Verdict::Drop(why);
         }

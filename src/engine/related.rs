@@ -210,7 +210,7 @@ impl Core {
         };
         let mark = snap.mark_of(Some(proto), client.dst.ip(), client.dport);
         let Some(service) = snap.find(mark, proto, client.dst.ip(), client.dport) else { return unknown };
-        let slot = match self.schedule_quoted::<A>(snap, at, &client, proto, service) {
+        let slot = match self.schedule_quoted::<A>(snap, at, &client, service) {
             Ok(slot) => slot,
             Err(why) => return Verdict::Drop(why),
         };

@@ -25,6 +25,8 @@ pub struct ConnRow {
     pub dest: SocketAddr,
     /// Local address, FULLNAT only.
     pub local: Option<SocketAddr>,
+    /// Templates of persistence engines: the engine's name and what it found.
+    pub pe: Option<(&'static str, String)>,
 }
 
 pub(super) fn row<A: IpFamily>(c: &Conn<A>, snap: &Snapshot, now: Mono) -> ConnRow {
@@ -39,5 +41,6 @@ pub(super) fn row<A: IpFamily>(c: &Conn<A>, snap: &Snapshot, now: Mono) -> ConnR
         virt: SocketAddr::new(c.virt.ip(), c.vport),
         dest: SocketAddr::new(real, c.rport),
         local: (c.flags & FULLNAT != 0).then(|| SocketAddr::new(c.local.ip(), c.lport)),
+        pe: None,
     }
 }

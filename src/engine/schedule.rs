@@ -8,13 +8,31 @@ use super::inbound::timeout;
 use super::input::Arrival;
 use super::{Core, DropReason, Verdict};
 use crate::buf::{Out, PacketBuf};
+use crate::conn::key::Tuple;
 use crate::conn::state::State;
 use crate::conn::table::{Conn, NewConn, OpenError, flag};
 use crate::host::IcmpError;
 use crate::nat::pool::Remote;
 use crate::sched::PickKey;
-use crate::svc::{Dest, Forward, Proto, Service, Snapshot};
+use crate::svc::snapshot::FTP;
+use crate::svc::{Dest, Forward, Proto, Service, ServiceKey, Snapshot};
+use crate::time::Mono;
 use crate::wire::{Meta, tcp};
+
+/// Where a connection goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placement<'a> {
+    pub dest: &'a Dest,
+    /// Port at the real server.
+    pub rport: u16,
+}
+
+impl<'a> Placement<'a> {
+    /// The server's port, or the packet's own.
+    fn of<A>(dest: &'a Dest, tuple: &Tuple<A>) -> Placement<'a> {
+        Placement { dest, rport: if dest.spec.port == 0 { tuple.dport } else { dest.spec.port } }
+    }
+}
 
 impl Core {
     #[expect(clippy::too_many_arguments, reason = "the facts of a packet and its service")]
@@ -38,27 +56,17 @@ impl Core {
             }
             return self.host.local_in(at.now, at.port, &meta, pkt, out);
         }
-        let key = PickKey {
-            src: tuple.src.ip(),
-            sport: tuple.sport,
-            dst: tuple.dst.ip(),
-            random: self.random.next(),
-        };
-        let picked = {
-            let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            scheduler.pick(at.now, &service.dests, &key)
-        };
-        let Some(first) = picked else {
-            // never a reset: the server may be back when the client tries again (IPVS-RULES 86)
-            let dst = meta.dst(pkt.bytes());
-            let kind = IcmpError::PortUnreachable;
-            self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, Some(dst), out);
-            return Verdict::Drop(DropReason::NoDestination);
+        if let Some(persistence) = service.spec.persistence {
+            return self.persist::<A>(snap, at, meta, pkt, service, persistence, ours, out);
+        }
+        let Some(first) = self.pick_own(at.now, service, &tuple) else {
+            return self.no_server::<A>(snap, at, meta, pkt, service, ours, out);
         };
         if service.spec.one_packet && proto == Proto::Udp {
-            return self.one_packet::<A>(snap, at, meta, pkt, &service.dests[first], out);
+            let to = Placement::of(&service.dests[first], &tuple);
+            return self.one_packet::<A>(snap, at, meta, pkt, to, service, out);
         }
-        let (slot, dest) = match self.open::<A>(snap, at, &tuple, proto, service, first) {
+        let (slot, dest) = match self.open::<A>(snap, at, &tuple, service, first) {
             Ok(opened) => opened,
             Err(why) => return Verdict::Drop(why),
         };
@@ -72,22 +80,66 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        client: &crate::conn::key::Tuple<A>,
-        proto: Proto,
+        client: &Tuple<A>,
         service: &Service,
     ) -> Result<u32, DropReason> {
+        if let Some(persistence) = service.spec.persistence {
+            return self.persist_quoted::<A>(snap, at, client, service, persistence);
+        }
+        let first = self.pick_own(at.now, service, client).ok_or(DropReason::NoDestination)?;
+        self.open::<A>(snap, at, client, service, first).map(|(slot, _)| slot)
+    }
+
+    /// Asks the scheduler for a connection to the service's own port: without persistence the FTP service
+    /// takes no other.
+    fn pick_own<A: IpFamily>(&mut self, now: Mono, service: &Service, tuple: &Tuple<A>) -> Option<usize> {
+        match service.spec.key {
+            ServiceKey::Address { port, .. } if port != tuple.dport => None,
+            _ => self.pick(now, service, tuple),
+        }
+    }
+
+    /// Asks the scheduler.
+    pub(super) fn pick<A: IpFamily>(
+        &mut self,
+        now: Mono,
+        service: &Service,
+        tuple: &Tuple<A>,
+    ) -> Option<usize> {
         let key = PickKey {
-            src: client.src.ip(),
-            sport: client.sport,
-            dst: client.dst.ip(),
+            src: tuple.src.ip(),
+            sport: tuple.sport,
+            dst: tuple.dst.ip(),
             random: self.random.next(),
         };
-        let picked = {
-            let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            scheduler.pick(at.now, &service.dests, &key)
-        };
-        let first = picked.ok_or(DropReason::NoDestination)?;
-        self.open::<A>(snap, at, client, proto, service, first).map(|(slot, _)| slot)
+        let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        scheduler.pick(now, &service.dests, &key)
+    }
+
+    /// No server takes the connection (kernel: `ip_vs_leave`).
+    #[expect(clippy::too_many_arguments, reason = "the facts of a packet and its service")]
+    pub(super) fn no_server<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        service: &Service,
+        ours: bool,
+        out: &mut Out,
+    ) -> Verdict {
+        // the FTP service takes what may be its data connections, and leaves what is not to others
+        if service.spec.key.port() == FTP && meta.dport != FTP {
+            if !ours {
+                return self.route_on::<A>(snap, at, meta, pkt, out);
+            }
+            return self.host.local_in(at.now, at.port, &meta, pkt, out);
+        }
+        // never a reset: the server may be back when the client tries again (IPVS-RULES 86)
+        let dst = meta.dst(pkt.bytes());
+        let kind = IcmpError::PortUnreachable;
+        self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, Some(dst), out);
+        Verdict::Drop(DropReason::NoDestination)
     }
 
     /// Opens the connection at the picked server. Where a live connection already has the reply tuple
@@ -97,12 +149,11 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        tuple: &crate::conn::key::Tuple<A>,
-        proto: Proto,
+        tuple: &Tuple<A>,
         service: &Service,
         first: usize,
     ) -> Result<(u32, Arc<Dest>), DropReason> {
-        if self.tables.len() >= self.limit as usize {
+        if self.is_full(snap) {
             return Err(DropReason::TableFull);
         }
         let mut why = DropReason::ReplyTupleTaken;
@@ -111,12 +162,9 @@ impl Core {
             if n > 0 && !dest.usable() {
                 continue;
             }
-            match self.open_at::<A>(snap, at, tuple, proto, dest) {
+            match self.open_at::<A>(snap, at, tuple, Placement::of(dest, tuple)) {
                 Ok(slot) => {
-                    dest.bind(false);
-                    dest.live.stats.connection();
-                    service.stats.connection();
-                    self.counters.opened += 1;
+                    self.opened(dest, service);
                     return Ok((slot, dest.clone()));
                 }
                 Err(DropReason::ReplyTupleTaken) => {}
@@ -127,15 +175,24 @@ impl Core {
         Err(why)
     }
 
-    fn open_at<A: IpFamily>(
+    /// A connection was opened: counts it.
+    pub(super) fn opened(&mut self, dest: &Dest, service: &Service) {
+        dest.bind(false);
+        dest.live.stats.connection();
+        service.stats.connection();
+        self.counters.opened += 1;
+    }
+
+    pub(super) fn open_at<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        tuple: &crate::conn::key::Tuple<A>,
-        proto: Proto,
-        dest: &Dest,
+        tuple: &Tuple<A>,
+        to: Placement<'_>,
     ) -> Result<u32, DropReason> {
-        let mut new = new_conn(snap, tuple, proto, dest)?;
+        let dest = to.dest;
+        let proto = Proto::from_number(tuple.proto).ok_or(DropReason::Protocol)?;
+        let mut new = new_conn(snap, tuple, proto, to)?;
         for _ in 0..4 {
             if dest.spec.forward == Forward::FullNat {
                 new.local = Some(self.take_local::<A>(dest, proto, new.real.1)?);
@@ -164,7 +221,7 @@ impl Core {
 
     /// A finished connection must not keep a new one from its tuple.
     fn evict_finished<A: IpFamily>(&mut self, snap: &Snapshot, new: &NewConn<A>) -> bool {
-        let reply = crate::conn::key::Tuple {
+        let reply = Tuple {
             src: new.real.0,
             sport: new.real.1,
             dst: new.local.map_or(new.client.src, |l| l.0),
@@ -213,17 +270,20 @@ impl Core {
 
     /// One-packet scheduling: every datagram is scheduled on its own and leaves no connection
     /// (IPVS-RULES 58).
-    fn one_packet<A: IpFamily>(
+    #[expect(clippy::too_many_arguments, reason = "the facts of a packet and where it goes")]
+    pub(super) fn one_packet<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
         meta: Meta,
         pkt: &mut PacketBuf<'_>,
-        dest: &Arc<Dest>,
+        to: Placement<'_>,
+        service: &Service,
         out: &mut Out,
     ) -> Verdict {
+        let dest = to.dest;
         let tuple = A::tuple(pkt.bytes(), &meta);
-        let new = match new_conn(snap, &tuple, Proto::Udp, dest) {
+        let new = match new_conn(snap, &tuple, Proto::Udp, to) {
             // without a connection there is nothing a reply could be translated back by
             Ok(_) if dest.spec.forward == Forward::FullNat => {
                 return Verdict::Drop(DropReason::CannotForward);
@@ -232,7 +292,7 @@ impl Core {
             Err(why) => return Verdict::Drop(why),
         };
         dest.live.stats.connection();
-        dest.service_stats.connection();
+        service.stats.connection();
         let bytes = meta.ip_len() as u64;
         dest.live.stats.input(1, bytes);
         dest.service_stats.input(1, bytes);
@@ -263,11 +323,11 @@ fn may_begin(snap: &Snapshot, proto: Proto, meta: &Meta, frame: &[u8]) -> bool {
 /// The connection for a packet at a real server.
 fn new_conn<A: IpFamily>(
     snap: &Snapshot,
-    tuple: &crate::conn::key::Tuple<A>,
+    tuple: &Tuple<A>,
     proto: Proto,
-    dest: &Dest,
+    to: Placement<'_>,
 ) -> Result<NewConn<A>, DropReason> {
-    let rport = if dest.spec.port == 0 { tuple.dport } else { dest.spec.port };
+    let Placement { dest, rport } = to;
     let (real, flags) = match dest.spec.forward {
         Forward::Nat | Forward::FullNat => {
             (A::from_ip(dest.spec.ip).ok_or(DropReason::CannotForward)?, flag::TWO_KEYS)

@@ -132,6 +132,9 @@ fn properties(s: &Service) -> String {
             }
         }
     }
+    if let Some(engine) = spec.engine {
+        let _ = write!(out, " pe {}", engine.name());
+    }
     if spec.one_packet {
         out.push_str(" ops");
     }
@@ -174,8 +177,9 @@ fn dest_columns(d: &Dest, source: Source<'_>, what: &ListCommand) -> String {
         Show::Stats => numbers(source.zero.dest(d), what.exact),
         Show::Rate => numbers(source.rates.dest(d), what.exact),
         Show::Thresholds => format!(" {:<10} {:<10} {active:<10} {inactive:<10}", spec.upper, spec.lower),
-        // no service holds templates yet, so there are no persistent connections to count
-        Show::PersistentConn => format!(" {weight:<9} {:<11} {active:<10} {inactive:<10}", 0),
+        Show::PersistentConn => {
+            format!(" {weight:<9} {:<11} {active:<10} {inactive:<10}", d.persistent())
+        }
         Show::TunInfo => {
             let info = tunnel_info(spec.forward);
             format!(" {method:<7} {info:<13} {weight:<6} {active:<10} {inactive:<10}")

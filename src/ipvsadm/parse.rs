@@ -354,13 +354,13 @@ impl<'w> Options<'w> {
         let netmask = self.netmask.map_or(Ok(full_mask(key)), |m| netmask(m, key.is_v6()))?;
         spec.persistence =
             self.persistent.map(|s| Persistence { timeout: Span::from_secs(u64::from(s)), netmask });
-        // an unknown engine and an unknown scheduler are refused alike; no engine is built in
+        // an unknown engine and an unknown scheduler are refused alike
         let missing = || Refusal::kernel("Scheduler or persistence engine not found");
         if let Some(name) = self.scheduler.filter(|s| !s.is_empty()) {
             spec.scheduler = name.parse::<SchedulerKind>().map_err(|()| missing())?;
         }
-        if self.pe.is_some() {
-            return Err(missing());
+        if let Some(name) = self.pe.filter(|s| !s.is_empty()) {
+            spec.engine = Some(name.parse().map_err(|()| missing())?);
         }
         spec.flags = self.flags;
         Ok(spec)

@@ -272,7 +272,10 @@ impl<'s, 't> Player<'s, 't> {
         };
         let compared = match what.show {
             Show::Connections { persistence } => {
-                let got = conns::listing(self.engine.connections(self.now), persistence);
+                let got = conns::listing(
+                    self.engine.connections(self.now).chain(self.engine.templates(self.now)),
+                    persistence,
+                );
                 (self.tell)(&format!("{} ipvsadm {}\n{got}", self.now.as_millis(), text.args));
                 texts::compare(text, &got)
             }

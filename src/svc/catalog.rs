@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use super::settings::{Sysctl, Timeouts};
 use super::snapshot::Snapshot;
 use super::{Dest, DestId, DestLive, DestSpec, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec};
+use crate::conn::template::Templates;
 use crate::host::NetPlan;
 use crate::sched::Scheduler;
 
@@ -71,6 +72,7 @@ pub struct Catalog {
     next_service: u32,
     generation: u64,
     notices: Vec<Pending>,
+    templates: Arc<Templates>,
     /// Timeouts for the next snapshot.
     pub timeouts: Timeouts,
     /// Switches for the next snapshot.
@@ -216,7 +218,7 @@ impl Catalog {
     /// Unknown service or server.
     pub fn remove_dest(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Result<(), CatalogError> {
         let service = self.service_mut(key).ok_or(CatalogError::ServiceNotDefined)?;
-        let vport = vport(key);
+        let vport = key.port();
         let at = service.dests.iter().position(|d| {
             same(&d.spec, ip, port) || (!d.spec.forward.translates() && same(&d.spec, ip, vport))
         });
@@ -256,6 +258,7 @@ impl Catalog {
             timeouts: self.timeouts,
             sysctl: self.sysctl,
             net: self.net.clone(),
+            templates: self.templates.clone(),
             by_key,
             vips: self.vips(),
         })
@@ -317,7 +320,7 @@ impl Catalog {
         let (dests, free) = (&mut self.dests, &mut self.free);
         self.trash.retain(|(_, id)| {
             let slot = &mut dests[id.0 as usize];
-            let busy = slot.as_ref().is_some_and(|d| d.active() + d.inactive() > 0);
+            let busy = slot.as_ref().is_some_and(|d| d.active() + d.inactive() + d.persistent() > 0);
             match (busy, slot.as_ref()) {
                 (true, Some(d)) if d.available => {
                     *slot = Some(Arc::new(Dest { available: false, ..(**d).clone() }));
@@ -337,20 +340,13 @@ fn same(spec: &DestSpec, ip: IpAddr, port: u16) -> bool {
     spec.ip == ip && spec.port == port
 }
 
-fn vport(key: &ServiceKey) -> u16 {
-    match key {
-        ServiceKey::Address { port, .. } => *port,
-        ServiceKey::Mark { .. } => 0,
-    }
-}
-
 /// TUN and DR cannot map ports: the real server's port is the service's (IPVS-RULES 105a).
 fn normalise(service: &Service, mut spec: DestSpec) -> Result<DestSpec, CatalogError> {
     if spec.upper != 0 && spec.lower > spec.upper || spec.upper == 0 && spec.lower != 0 {
         return Err(CatalogError::Range);
     }
     if !spec.forward.translates() {
-        spec.port = vport(&service.spec.key);
+        spec.port = service.spec.key.port();
     }
     Ok(spec)
 }

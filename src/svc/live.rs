@@ -23,9 +23,21 @@ pub struct ServiceId(pub u32);
 pub struct DestLive {
     active: AtomicU32,
     inactive: AtomicU32,
+    persistent: AtomicU32,
     overloaded: AtomicBool,
     /// Traffic of this real server.
     pub stats: Stats,
+}
+
+impl DestLive {
+    /// A template begins (kernel: `persistconns`).
+    pub fn bind_template(&self) {
+        self.persistent.fetch_add(1, Relaxed);
+    }
+    /// A template ended.
+    pub fn unbind_template(&self) {
+        let _ = self.persistent.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(1)));
+    }
 }
 
 /// Counters of one worker (`ipvsadm -L --stats`). Only that worker writes them, with plain loads and
@@ -106,6 +118,10 @@ impl Dest {
     #[inline]
     pub fn inactive(&self) -> u32 {
         self.live.inactive.load(Relaxed)
+    }
+    /// Persistence templates, retired ones included; they count neither as active nor as inactive.
+    pub fn persistent(&self) -> u32 {
+        self.live.persistent.load(Relaxed)
     }
     /// True from the upper threshold on, until below the lower one.
     #[inline]

@@ -6,7 +6,13 @@ use std::sync::Arc;
 
 use super::settings::{Sysctl, Timeouts};
 use super::{Dest, DestId, Proto, Service, ServiceKey};
+use crate::conn::template::Templates;
 use crate::host::NetPlan;
+
+/// Port of FTP's control connections: its service takes their data connections too.
+pub const FTP: u16 = 21;
+/// Port from which active FTP opens data connections.
+const FTP_DATA: u16 = 20;
 
 /// One generation of the configuration.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +29,8 @@ pub struct Snapshot {
     pub sysctl: Sysctl,
     /// Network.
     pub net: Arc<NetPlan>,
+    /// Persistence templates: the same in every generation, shared by all workers.
+    pub templates: Arc<Templates>,
     pub(super) by_key: HashMap<ServiceKey, u32>,
     /// VIPs with the ports that own them; `None` = every port.
     pub vips: Vec<(IpAddr, Option<Vec<String>>)>,
@@ -38,16 +46,17 @@ impl Snapshot {
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.by_key.get(key).map(|i| &self.services[*i as usize])
     }
-    /// The service that takes a packet: by mark first, then address with port, then port 0
-    /// (IPVS-RULES 65 and 67; kernel: `ip_vs_service_find`).
+    /// The service that takes a packet: by mark first, then address with port, then the FTP service for
+    /// what may be its data connections, then port 0 (IPVS-RULES 65 and 67; kernel: `ip_vs_service_find`).
     pub fn find(&self, mark: u32, proto: Proto, ip: IpAddr, port: u16) -> Option<&Arc<Service>> {
         if mark != 0
             && let Some(s) = self.service(&ServiceKey::Mark { mark, v6: ip.is_ipv6() })
         {
             return Some(s);
         }
-        self.service(&ServiceKey::Address { proto, ip, port })
-            .or_else(|| self.service(&ServiceKey::Address { proto, ip, port: 0 }))
+        let of_port = |port| self.service(&ServiceKey::Address { proto, ip, port });
+        let ftp_data = proto == Proto::Tcp && (port == FTP_DATA || port >= 1024);
+        of_port(port).or_else(|| of_port(FTP).filter(|_| ftp_data)).or_else(|| of_port(0))
     }
     /// The firewall mark the configured rules give a packet; 0 for none.
     pub fn mark_of(&self, proto: Option<Proto>, dst: IpAddr, dport: u16) -> u32 {

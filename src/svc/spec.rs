@@ -68,6 +68,13 @@ pub enum ServiceKey {
 }
 
 impl ServiceKey {
+    /// Its virtual port; 0 for every port and for marks.
+    pub fn port(&self) -> u16 {
+        match self {
+            ServiceKey::Address { port, .. } => *port,
+            ServiceKey::Mark { .. } => 0,
+        }
+    }
     /// True when clients speak IPv6 to it.
     pub fn is_v6(&self) -> bool {
         match self {
@@ -146,6 +153,29 @@ pub struct Persistence {
     pub netmask: u8,
 }
 
+/// What a client is known by beside its address (`ipvsadm --pe`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PersistenceEngine {
+    /// The Call-ID of a SIP message over UDP (IPVS-RULES 70).
+    Sip,
+}
+
+impl PersistenceEngine {
+    /// The name `ipvsadm` uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PersistenceEngine::Sip => "sip",
+        }
+    }
+}
+
+impl FromStr for PersistenceEngine {
+    type Err = ();
+    fn from_str(s: &str) -> Result<PersistenceEngine, ()> {
+        if s == PersistenceEngine::Sip.name() { Ok(PersistenceEngine::Sip) } else { Err(()) }
+    }
+}
+
 /// Per-service timeouts beyond the global ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTimeouts {
@@ -170,6 +200,8 @@ pub struct ServiceSpec {
     pub flags: SchedulerFlags,
     /// Persistence, if any.
     pub persistence: Option<Persistence>,
+    /// Persistence engine; without persistence it has no effect, as in the kernel.
+    pub engine: Option<PersistenceEngine>,
     /// One-packet scheduling (UDP).
     pub one_packet: bool,
     /// Names of the ports that own the VIP; empty = every port.
@@ -189,6 +221,7 @@ impl ServiceSpec {
             scheduler: SchedulerKind::Wlc,
             flags: SchedulerFlags::default(),
             persistence: None,
+            engine: None,
             one_packet: false,
             ports: Vec::new(),
             timeouts: ServiceTimeouts::default(),

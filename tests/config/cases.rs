@@ -477,6 +477,13 @@ fn cases() -> Vec<Case> {
             ],
         ),
         case(
+            "persistence engine on TCP",
+            service("persistence = { engine = \"sip\" }"),
+            &[
+                r#"6:26 service[0].persistence.engine | the persistence engine sip is for UDP | leave `engine` out, or write protocol = "udp""#,
+            ],
+        ),
+        case(
             "one_packet on TCP",
             service("one_packet = true"),
             &[

@@ -137,6 +137,16 @@ fn service(doc: &Doc, s: &ServiceDoc, key: ServiceKey, report: &mut Report) -> S
     spec.ports =
         s.ports.iter().filter(|n| known_port(doc, n, report).is_some()).map(|n| n.value.clone()).collect();
     spec.persistence = persistence(s, key.is_v6(), report);
+    if let Some(engine) = s.persistence.as_ref().and_then(|p| p.engine.as_ref()) {
+        spec.engine = Some(engine.value);
+        if let ServiceKey::Address { proto: Proto::Tcp | Proto::Sctp, .. } = key {
+            report.error(
+                &engine.place,
+                "the persistence engine sip is for UDP",
+                "leave `engine` out, or write protocol = \"udp\"",
+            );
+        }
+    }
     if let (ServiceKey::Address { port: 0, .. }, None, Some(at)) = (key, &s.persistence, &s.address) {
         report.error(
             &at.place,
