@@ -3,14 +3,15 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 #[path = "../benches/common/mod.rs"]
 mod common;
 
 use softlvs::buf::{HEADROOM, Out, PacketBuf};
 use softlvs::engine::{Engine, PortId, Verdict};
-use softlvs::svc::{Forward, Tunnel, TunnelCsum};
-use softlvs::time::Mono;
+use softlvs::svc::{Forward, Persistence, Tunnel, TunnelCsum};
+use softlvs::time::{Mono, Span};
 use softlvs::wire::{Link, Parsed, parse};
 
 thread_local! {
@@ -66,6 +67,17 @@ fn reply_to(sent: &[u8]) -> Vec<u8> {
     r
 }
 
+/// Makes the service persistent: every connection then holds its client's template.
+fn make_persistent(engine: &mut Engine) {
+    let mut snapshot = (**engine.snapshot()).clone();
+    for service in &mut snapshot.services {
+        let spec = &mut Arc::make_mut(service).spec;
+        let netmask = if spec.key.is_v6() { 128 } else { 32 };
+        spec.persistence = Some(Persistence { timeout: Span::from_secs(300), netmask });
+    }
+    engine.on_snapshot(Mono::ZERO, Arc::new(snapshot));
+}
+
 #[test]
 fn established_flows_cost_no_allocation() {
     let modes = [
@@ -76,9 +88,12 @@ fn established_flows_cost_no_allocation() {
         Forward::Tun(Tunnel::Gre { csum: TunnelCsum::Csum }),
         Forward::Tun(Tunnel::Gue { port: 6080, csum: TunnelCsum::None }),
     ];
-    for v6 in [false, true] {
+    for (v6, persistent) in [(false, false), (true, false), (false, true), (true, true)] {
         for forward in modes {
             let mut engine = common::engine(v6, forward, 1000);
+            if persistent {
+                make_persistent(&mut engine);
+            }
             let (mut out, mut mem) = (Out::new(), vec![0; 4096]);
             let mut replies = Vec::new();
             for i in 0..100 {
@@ -112,7 +127,7 @@ fn established_flows_cost_no_allocation() {
                 engine.on_timeout(now, &mut out);
             }
             let made = ALLOCATIONS.with(Cell::get) - before;
-            assert_eq!(made, 0, "{forward}, v6 {v6}");
+            assert_eq!(made, 0, "{forward}, v6 {v6}, persistent {persistent}");
         }
     }
 }

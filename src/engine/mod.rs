@@ -134,7 +134,12 @@ impl Engine {
         let mut host = Host::new(now, snapshot.net.clone(), random.next());
         host.set_options(options.host);
         let limit = options.connection_limit.max(1);
-        let tables = Tables { v4: Table::new(now, limit, key)?, v6: Table::new(now, limit, key)?, control4: Vec::new(), control6: Vec::new() };
+        let tables = Tables {
+            v4: Table::new(now, limit, key)?,
+            v6: Table::new(now, limit, key)?,
+            control4: Vec::new(),
+            control6: Vec::new(),
+        };
         let mut core = Core {
             now,
             links: Vec::new(),

@@ -310,8 +310,13 @@ fn row(t: &Template, now: Mono) -> ConnRow {
         virt: SocketAddr::new(t.key.virt, vport),
         dest: SocketAddr::new(t.real.0, rport),
         local: None,
-        pe: t.key.data.as_ref().map(|data| {
-            (PersistenceEngine::Sip.name(), String::from_utf8_lossy(data).into_owned())
-        }),
+        pe: t
+            .key
+            .data
+            .as_ref()
+            .map(|data| (PersistenceEngine::Sip.name(), String::from_utf8_lossy(data).into_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

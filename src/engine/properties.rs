@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::tests::{LAN, WAN, engine, frame, give, net, sums_right};
 use super::*;
 use crate::addr::Mac;
-use crate::svc::{Forward, Proto, Tunnel};
+use crate::svc::{Forward, Persistence, Proto, Tunnel};
+use crate::time::Span;
 use crate::wire::{Parsed, parse};
 
 const WAN_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
@@ -50,9 +51,19 @@ fn client_ip(base: IpAddr, n: u8) -> IpAddr {
     }
 }
 
-fn play(forward: Forward, proto: Proto, v6: bool, acts: Vec<Act>) {
+/// The server the client's next connection must go to.
+fn tie(e: &Engine, at: Mono, client: IpAddr) -> Option<SocketAddr> {
+    e.templates(at).find(|t| t.client.ip() == client && t.virt.port() != 65535).map(|t| t.dest)
+}
+
+fn play(forward: Forward, proto: Proto, v6: bool, persistence: Option<u64>, acts: Vec<Act>) {
     let mut e = engine(forward, proto);
     let n = net(v6);
+    if let Some(secs) = persistence {
+        let netmask = if v6 { 128 } else { 32 };
+        let persistence = Some(Persistence { timeout: Span::from_secs(secs), netmask });
+        e.on_snapshot(Mono::ZERO, super::tests::respecified(&e, |s| s.persistence = persistence));
+    }
     let vip = SocketAddr::new(n.vip, 80);
     let mut now = 0;
     // what a real server saw (its source and destination) -> the client it stands for
@@ -64,7 +75,13 @@ fn play(forward: Forward, proto: Proto, v6: bool, acts: Vec<Act>) {
             Act::Client(c, port, flags, len) => {
                 let client = SocketAddr::new(client_ip(n.client, c), 4000 + port);
                 let f = frame(WAN_MAC, proto, client, vip, flags, &vec![c; len]);
+                let (tie, opened) = (tie(&e, at, client.ip()), e.counters().opened);
                 let (verdict, sent) = give(&mut e, at, WAN, &f);
+                if e.counters().opened != opened {
+                    let dest = e.connections(at).find(|r| r.client == client).map(|r| r.dest);
+                    assert!(tie.is_none() || tie == dest, "{client} is {tie:?}'s and went to {dest:?}");
+                    assert_eq!(self::tie(&e, at, client.ip()), persistence.and(dest));
+                }
                 if verdict == Verdict::Send(LAN) && forward.translates() {
                     sums_right(&sent[0].bytes);
                     let (src, dst) = ends(&sent[0].bytes);
@@ -110,8 +127,10 @@ fn play(forward: Forward, proto: Proto, v6: bool, acts: Vec<Act>) {
         }
     }
     let mut out = Out::new();
-    e.on_timeout(Mono::from_millis(now + 3_600_000), &mut out);
+    let at_end = Mono::from_millis(now + 3_600_000);
+    e.on_timeout(at_end, &mut out);
     assert_eq!(e.connection_count(), 0, "everything expires");
+    assert_eq!(e.templates(at_end).count(), 0, "templates too");
     e.check().unwrap();
 }
 
@@ -119,10 +138,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn any_traffic_in_any_mode(acts in acts(), mode in 0usize..4, udp: bool, v6: bool) {
+    fn any_traffic_in_any_mode(
+        acts in acts(),
+        mode in 0usize..4,
+        udp: bool,
+        v6: bool,
+        persistence in prop::option::of(1u64..400),
+    ) {
         let forward =
             [Forward::Nat, Forward::FullNat, Forward::Tun(Tunnel::Ipip), Forward::Dr][mode];
-        play(forward, if udp { Proto::Udp } else { Proto::Tcp }, v6, acts);
+        play(forward, if udp { Proto::Udp } else { Proto::Tcp }, v6, persistence, acts);
     }
 
     /// Frames that start like real ones and then are anything.

@@ -35,7 +35,8 @@ fn header(m: &[u8], at: usize) -> Option<usize> {
     let line = &m[at..];
     let long = line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"Call-ID"));
     // the short name must not be the beginning of another one
-    let short = || line[0].eq_ignore_ascii_case(&b'i') && line.get(1).is_some_and(|b| !b.is_ascii_alphabetic());
+    let short =
+        || line[0].eq_ignore_ascii_case(&b'i') && line.get(1).is_some_and(|b| !b.is_ascii_alphabetic());
     let name = if long {
         7
     } else if short() {
@@ -92,7 +93,11 @@ mod tests {
     #[test]
     fn both_names_any_case_blanks_and_continuations() {
         for line in ["Call-ID: a1@h.x", "call-id:a1@h.x", "CALL-ID  :\t a1@h.x", "i: a1@h.x", "I :a1@h.x"] {
-            assert_eq!(id(&format!("INVITE sip:x SIP/2.0\r\nVia: y\r\n{line}\r\n\r\n")), Some("a1@h.x"), "{line}");
+            assert_eq!(
+                id(&format!("INVITE sip:x SIP/2.0\r\nVia: y\r\n{line}\r\n\r\n")),
+                Some("a1@h.x"),
+                "{line}"
+            );
         }
         assert_eq!(id("X\nCall-ID:\r\n abc\r\n"), Some("abc"));
         assert_eq!(id("X\rCall-ID: abc\r"), Some("abc"));

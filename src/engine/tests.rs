@@ -113,6 +113,16 @@ pub(crate) fn reweighted(engine: &Engine, v6: bool, weights: [u32; 2]) -> Arc<Sn
     Arc::new(snapshot)
 }
 
+/// The engine's configuration with services changed, as `ipvsadm -E` would change them.
+pub(crate) fn respecified(engine: &Engine, change: impl Fn(&mut ServiceSpec)) -> Arc<Snapshot> {
+    let mut snapshot = (**engine.snapshot()).clone();
+    for service in &mut snapshot.services {
+        change(&mut Arc::make_mut(service).spec);
+    }
+    snapshot.generation += 1;
+    Arc::new(snapshot)
+}
+
 /// An Ethernet frame with a TCP or UDP packet and a right checksum.
 pub(crate) fn frame(
     to: Mac,

@@ -79,7 +79,8 @@ mod tests {
     fn templates_of_an_engine_show_what_it_found_when_asked() {
         let pe = Some(("sip", "a1@host".to_string()));
         let r = ConnRow { pe, ..of("198.51.100.5:0", "10.1.0.100:5060", "10.2.0.13:5060", 59, "NONE") };
-        let line = |persistence| listing([r.clone()].into_iter(), persistence).lines().nth(2).unwrap().to_string();
+        let line =
+            |persistence| listing([r.clone()].into_iter(), persistence).lines().nth(2).unwrap().to_string();
         assert!(line(true).ends_with("10.2.0.13:5060   sip                a1@host"), "{}", line(true));
         assert!(line(false).ends_with("10.2.0.13:5060  "), "{}", line(false));
     }
