@@ -22,8 +22,8 @@ use softlvs::buf::{Csum, Gso, GsoKind, HEADROOM, Offload, Out, PacketBuf};
 use softlvs::engine::{Engine, EngineOptions, PortId, Verdict};
 use softlvs::host::{NetPlan, OffloadCaps, PortPlan};
 use softlvs::svc::{
-    Catalog, DestSpec, Forward, Proto, SchedulerFlags, SchedulerKind, ServiceKey, ServiceSpec, Tunnel,
-    TunnelCsum,
+    Catalog, DestSpec, Forward, Persistence, PersistenceEngine, Proto, SchedulerFlags, SchedulerKind,
+    ServiceKey, ServiceSpec, Tunnel, TunnelCsum,
 };
 use softlvs::time::{Mono, Span};
 use softlvs::wire::{Link, Parsed, offload, parse, put16, sum};
@@ -109,8 +109,14 @@ impl World {
         let link = if mode & 0x20 != 0 { Link::Ip } else { Link::Ethernet };
         let mut catalog = Catalog::new(Arc::new(net(link, mode & 0x40 != 0)));
         if mode & 0x80 != 0 {
-            for name in ["expire_nodest_conn", "nat_icmp_send", "schedule_icmp", "sloppy_tcp", "sloppy_sctp"]
-            {
+            for name in [
+                "expire_nodest_conn",
+                "expire_quiescent_template",
+                "nat_icmp_send",
+                "schedule_icmp",
+                "sloppy_tcp",
+                "sloppy_sctp",
+            ] {
                 // unknown names are the engine's business to refuse
                 let _ = catalog.sysctl.set(name, 1);
             }
@@ -136,7 +142,12 @@ impl World {
         let flags = SchedulerFlags { port: scheduler & 16 != 0, fallback: scheduler & 32 != 0 };
         for (v6, proto, port) in services() {
             let key = key(v6, proto, port);
-            let spec = ServiceSpec { scheduler: kind, flags, ..ServiceSpec::new(key) };
+            let mut spec = ServiceSpec { scheduler: kind, flags, ..ServiceSpec::new(key) };
+            if scheduler & 64 != 0 {
+                let netmask = if v6 { 64 } else { 24 };
+                spec.persistence = Some(Persistence { timeout: Span::from_secs(60), netmask });
+                spec.engine = (scheduler & 128 != 0 && proto == Proto::Udp).then_some(PersistenceEngine::Sip);
+            }
             world.catalog.add_service(spec).expect("a new service");
             for n in 0..2 {
                 let _ = world.catalog.add_dest(&key, world.dest(v6, n, proto, 1));

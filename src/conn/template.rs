@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -117,11 +118,17 @@ pub struct NewTemplate<'a> {
     pub timeout: Span,
 }
 
-/// Templates by the time at which they are looked at next, and a number that keeps them apart.
+/// When a template is looked at next, and a number that keeps equals apart.
+type Place = (Mono, u64);
+
+/// Templates copied from the queue under one lock.
+const PORTION: usize = 256;
+
+/// Templates by the time at which they are looked at next.
 #[derive(Default)]
 struct Queue {
     next: u64,
-    armed: BTreeMap<(Mono, u64), Arc<Template>>,
+    armed: BTreeMap<Place, Arc<Template>>,
 }
 
 /// All templates, shared by all workers.
@@ -231,8 +238,7 @@ impl Templates {
     }
     /// Ends every template that `gone` says yes to, unless a connection holds it.
     pub fn purge(&self, gone: impl Fn(&Template) -> bool, mut ended: impl FnMut(&Template)) {
-        let all: Vec<_> = self.queue().armed.iter().map(|(at, t)| (*at, Arc::clone(t))).collect();
-        for (at, template) in all.into_iter().filter(|(_, t)| gone(t)) {
+        for (at, template) in self.entries().filter(|(_, t)| gone(t)) {
             if self.end(&template) {
                 let mut queue = self.queue();
                 queue.armed.remove(&at);
@@ -242,9 +248,27 @@ impl Templates {
             }
         }
     }
-    /// All templates, retired ones included, in the order in which they are looked at.
+    /// All templates, retired ones included, in the order in which they are looked at. One that is looked
+    /// at meanwhile may be seen twice.
     pub fn list(&self) -> Vec<Arc<Template>> {
-        self.queue().armed.values().map(Arc::clone).collect()
+        self.entries().map(|(_, t)| t).collect()
+    }
+    /// The queue, in portions so that a worker with a new client does not wait for the whole of it.
+    fn entries(&self) -> impl Iterator<Item = (Place, Arc<Template>)> + '_ {
+        let mut after = None;
+        let portions = std::iter::from_fn(move || {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let queue = self.queue();
+            let portion: Vec<_> = queue
+                .armed
+                .range((from, Bound::Unbounded))
+                .take(PORTION)
+                .map(|(at, t)| (*at, Arc::clone(t)))
+                .collect();
+            after = portion.last().map(|(at, _)| *at);
+            (!portion.is_empty()).then_some(portion)
+        });
+        portions.fuse().flatten()
     }
     /// Says what does not fit. For tests and fuzzing; slow, and exact only while no other worker changes
     /// anything.
@@ -418,6 +442,24 @@ mod tests {
         held.release();
         all.purge(|t| t.dest == DestId(7), |_| n += 1);
         assert_eq!(n, 1);
+    }
+
+    #[test]
+    fn long_lists_come_whole_and_in_order() {
+        let (all, live) = (Templates::default(), Arc::default());
+        let n = PORTION as u32 * 2 + 1;
+        for i in 0..n {
+            let key = TemplateKey { client: IpAddr::V4(i.into()), ..key(0) };
+            let real = (IpAddr::from([10, 2, 0, 11]), 80);
+            let timeout = Span::from_secs(1 + u64::from(n - i) * 40);
+            all.add(Mono::ZERO, NewTemplate { key, dest: DestId(1), real, live: &live, timeout }).release();
+        }
+        let list = all.list();
+        assert_eq!(list.len(), n as usize);
+        assert!(list.is_sorted_by_key(|t| t.deadline()));
+        all.purge(|_| true, |_| {});
+        all.check().unwrap();
+        assert!(all.is_empty());
     }
 
     #[test]
