@@ -41,6 +41,10 @@ pub use tun::TunPort;
 /// Most packets taken from a port in one turn.
 pub const BURST: usize = 64;
 
+/// A burst of super-frames ends once it holds this many bytes: they are to be sent on while they are still in
+/// the processor's cache. More may be waiting then.
+pub const BURST_BYTES: usize = 192 * 1024;
+
 /// Packets of one turn, in the memory of a [`Slots`].
 pub type Burst<'m> = ArrayVec<PacketBuf<'m>, BURST>;
 
@@ -97,7 +101,7 @@ pub trait Port: Send {
         None
     }
     /// Receives packets into the slots, one slot a packet, until the device is empty or room runs out.
-    /// Fewer packets than there was room for mean that the device is empty.
+    /// Fewer packets than there was room for, and less than [`BURST_BYTES`], mean that the device is empty.
     ///
     /// # Errors
     /// [`PortError`] when the device is gone or down (packets received before it are in the burst); `Ok`

@@ -16,8 +16,8 @@ use super::error::{Meaning, broken, meaning};
 use super::sys::{link, packet as sys};
 use super::tuntap::framed;
 use super::{
-    BURST, Burst, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport, SlotIter, fit,
-    mac, room, vnet,
+    BURST, BURST_BYTES, Burst, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport,
+    SlotIter, fit, mac, room, vnet,
 };
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, Offload, PacketBuf};
@@ -43,9 +43,15 @@ pub struct PacketPort {
     config: PacketConfig,
     fd: OwnedFd,
     batch: sys::Batch,
+    /// Frames asked for in one call.
+    at_once: usize,
     vnet: bool,
     info: PortInfo,
 }
+
+/// Average length from which frames are super-frames, and how many of those to ask for at once.
+const LARGE: usize = 4096;
+const FEW: usize = 4;
 
 impl PacketPort {
     /// Opens a socket on an interface.
@@ -85,7 +91,7 @@ impl PacketPort {
             return Err(super::tap::no_offload(name));
         }
         let info = info(name, device, mac, vnet);
-        Ok(PacketPort { config: config.clone(), fd, batch: sys::Batch::new(), vnet, info })
+        Ok(PacketPort { config: config.clone(), fd, batch: sys::Batch::new(), at_once: BURST, vnet, info })
     }
 
     /// Packets seen and packets lost for lack of socket buffer since the last call.
@@ -136,9 +142,10 @@ impl Port for PacketPort {
     fn recv_burst<'m>(&mut self, slots: &mut SlotIter<'m>, burst: &mut Burst<'m>) -> Result<(), PortError> {
         let header = if self.vnet { vnet::LEN } else { 0 };
         let at = HEADROOM - header;
+        let mut bytes = 0;
         loop {
-            let want = room(slots, burst);
-            if want == 0 {
+            let want = room(slots, burst).min(self.at_once);
+            if want == 0 || bytes >= BURST_BYTES {
                 return Ok(());
             }
             let (mem, size) = slots.peek();
@@ -150,6 +157,7 @@ impl Port for PacketPort {
                     Meaning::Down | Meaning::Gone => return Err(broken(e.raw_os_error().unwrap_or(0))),
                 },
             };
+            let before = bytes;
             for i in 0..got {
                 // receive filled as many slots as there are
                 let Some(slot) = slots.next() else { break };
@@ -164,7 +172,10 @@ impl Port for PacketPort {
                     fit::guess(frame, Link::Ethernet, partial, valid, self.info.mtu)
                 };
                 burst.push(PacketBuf::new(slot, HEADROOM, end, offload));
+                bytes += len;
             }
+            // one call cannot be told to stop at a number of bytes: few frames where they are large
+            self.at_once = if bytes - before > got * LARGE { FEW } else { BURST };
             if got < want {
                 return Ok(());
             }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::error::{Meaning, broken, meaning};
 use super::sys::{link, tuntap as sys};
-use super::{Burst, OffloadMode, OpenError, PortError, SendReport, SlotIter, fit, room, vnet};
+use super::{BURST_BYTES, Burst, OffloadMode, OpenError, PortError, SendReport, SlotIter, fit, room, vnet};
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, Offload, PacketBuf};
 use crate::host::OffloadCaps;
@@ -135,7 +135,8 @@ impl Queue {
         burst: &mut Burst<'m>,
     ) -> Result<(), PortError> {
         let header = if self.vnet { vnet::LEN } else { 0 };
-        while room(slots, burst) > 0 {
+        let mut bytes = 0;
+        while room(slots, burst) > 0 && bytes < BURST_BYTES {
             let (mem, size) = slots.peek();
             let at = HEADROOM - header;
             match nix::unistd::read(&self.fd, &mut mem[at..size]) {
@@ -149,6 +150,7 @@ impl Queue {
                         offload = vnet::decode(h);
                     }
                     burst.push(PacketBuf::new(slot, HEADROOM, at + n, offload));
+                    bytes += n;
                 }
                 Ok(0) | Err(Errno::EAGAIN) => break,
                 Ok(_) => {}

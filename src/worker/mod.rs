@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::buf::{Out, PacketBuf};
 use crate::engine::{DropReason, PortId, Taken, Verdict};
-use crate::io::{BURST, Burst, Slots};
+use crate::io::{BURST, BURST_BYTES, Burst, Slots};
 use crate::time::{Mono, Span};
 
 pub mod clock;
@@ -141,9 +141,10 @@ impl<D: Director> Worker<D> {
         let result = lane.port.recv_burst(&mut slots, &mut burst);
         let now = clock::now();
         let id = PortId(i as u16);
-        lane.ready = burst.is_full();
+        let bytes = burst.iter().map(PacketBuf::len).sum();
+        lane.ready = burst.is_full() || bytes >= BURST_BYTES;
         if !burst.is_empty() {
-            lane.counters.received(burst.len(), burst.iter().map(PacketBuf::len).sum());
+            lane.counters.received(burst.len(), bytes);
             let mut verdicts = [Verdict::Taken(Taken::Local); BURST];
             let verdicts = &mut verdicts[..burst.len()];
             self.director.on_burst(now, id, &mut burst, verdicts, &mut self.out);
