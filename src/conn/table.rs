@@ -42,6 +42,8 @@ pub mod flag {
     pub const FULLNAT: u16 = 16;
     /// It is counted at its real server.
     pub const BOUND: u16 = 32;
+    /// Routed on to where the client sent it, without a real server (`cache_bypass`).
+    pub const BYPASS: u16 = 1024;
     /// Tunnelled; with neither this nor `TWO_KEYS` the connection is direct routing.
     pub const TUNNEL: u16 = 64;
     /// It holds a persistence template.
@@ -256,6 +258,14 @@ impl<A: Addr> Table<A> {
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> &mut Conn<A> {
         &mut self.slots[slot as usize]
+    }
+    /// Slots that were ever in use.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+    /// The connection in a slot, if there is one.
+    pub fn live(&self, slot: u32) -> Option<&Conn<A>> {
+        self.slots.get(slot as usize).filter(|c| c.flags & flag::LIVE != 0)
     }
     /// A lasting reference to the connection in a slot.
     pub fn id(&self, slot: u32) -> ConnId {

@@ -10,7 +10,7 @@ use crate::host::{Host, IcmpError, OnFail, Quote, Route};
 use crate::nat::Ends;
 use crate::svc::{Dest, Forward, Snapshot, Tunnel};
 use crate::tunnel::{self, EncapPlan};
-use crate::wire::fragment::{fragment4, fragment6};
+use crate::wire::fragment::{fragment4, fragment6, recut6};
 use crate::wire::offload::{self, SegmentCsum};
 use crate::wire::{Family, Meta, ttl};
 
@@ -141,7 +141,13 @@ impl Core {
             offload::segment(pkt, &meta, room, SegmentCsum::Partial, out, &mut each)
         } else if A::V6 {
             // only what was reassembled here gets this far: a router never cuts IPv6
-            fragment6(pkt, &meta, mtu, id, out, &mut each)
+            match at.largest {
+                0 => fragment6(pkt, &meta, mtu, id, out, &mut each),
+                largest => {
+                    let mtu = (route.mtu as usize).min(usize::from(largest).max(1280));
+                    recut6(pkt, &meta, mtu, id, &self.frags.cuts, out, &mut each)
+                }
+            }
         } else {
             fragment4(pkt, &meta, mtu, out, &mut each)
         };

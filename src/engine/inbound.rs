@@ -23,6 +23,9 @@ impl Core {
     ) -> Verdict {
         let conn = A::table(&mut self.tables).get(slot);
         let Some(dest) = snap.dest(conn.dest) else {
+            if conn.flags & flag::BYPASS != 0 {
+                return self.bypassing::<A>(snap, at, meta, pkt, slot, out);
+            }
             self.close::<A>(snap, slot);
             return Verdict::Drop(DropReason::DestinationGone);
         };
@@ -57,11 +60,12 @@ impl Core {
         let bytes = meta.ip_len() as u64;
         dest.live.stats.input(1, bytes);
         dest.service_stats.input(1, bytes);
+        let attack = self.defense.attack;
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(slot);
         conn.packets = conn.packets.wrapping_add(1);
         let seen = if conn.flags & flag::NO_OUTPUT != 0 { Seen::InputOnly } else { Seen::Input };
-        let timeout = advance(snap, conn, seen, meta, frame, dest);
+        let timeout = advance(snap, conn, seen, meta, frame, dest, attack);
         let unassured = conn.flags & flag::UNASSURED != 0;
         table.touch(slot, now, timeout);
         if unassured {
@@ -71,6 +75,7 @@ impl Core {
 }
 
 /// Moves the state by one packet and keeps the real server's counts in step. Returns the new timeout.
+/// `attack`: by the tables of `secure_tcp`.
 #[inline]
 pub(super) fn advance<A: IpFamily>(
     snap: &Snapshot,
@@ -79,8 +84,10 @@ pub(super) fn advance<A: IpFamily>(
     meta: &Meta,
     frame: &[u8],
     dest: &Dest,
+    attack: bool,
 ) -> Span {
     let next = match meta.proto {
+        number::TCP if attack => conn.state.after_tcp_attack(seen, meta.tcp_flags),
         number::TCP => conn.state.after_tcp(seen, meta.tcp_flags),
         number::SCTP => match chunk_event(&frame[(meta.l4 as usize + 12).min(frame.len())..]) {
             Some(event) => conn.state.after_sctp(seen, event),

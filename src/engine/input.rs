@@ -177,14 +177,25 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        if !snap.net.forwarding {
+            return Verdict::Drop(DropReason::NotOurs);
+        }
+        self.pass::<A>(at, meta, pkt, out)
+    }
+
+    /// Routes a packet, whoever may want that.
+    pub(super) fn pass<A: IpFamily>(
+        &mut self,
+        at: Arrival,
         mut meta: Meta,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
         use crate::host::IcmpError;
-        if !snap.net.forwarding {
-            return Verdict::Drop(DropReason::NotOurs);
-        }
         let dst = meta.dst(pkt.bytes());
         let Some(route) = self.host.route(dst) else {
             self.host.error(at.now, IcmpError::NetUnreachable, at.port, pkt.bytes(), &meta, None, out);

@@ -12,6 +12,8 @@
 //! [`deliver`] is the one place where a packet towards a real server is rewritten and leaves.
 #![forbid(unsafe_code)]
 
+mod bypass;
+mod defense;
 mod deliver;
 mod family;
 mod fragment;
@@ -114,6 +116,7 @@ struct Core {
     reals: HashSet<IpAddr>,
     /// What routers said about the way to real servers behind tunnels.
     path_mtus: path_mtu::PathMtus,
+    defense: defense::Defense,
     random: Random,
     drops: DropCounters,
     counters: Counters,
@@ -150,6 +153,7 @@ impl Engine {
             frags: Reassembly::new(FragLimits::default()),
             reals: HashSet::new(),
             path_mtus: path_mtu::PathMtus::default(),
+            defense: defense::Defense::default(),
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),
@@ -203,7 +207,11 @@ impl Engine {
         let (t, now) = (&self.core.tables, self.core.now);
         let (host, frags) = (self.core.host.poll_timeout(), self.core.frags.poll_timeout());
         let templates = self.snap.templates.poll_timeout();
-        [host, frags, templates, t.v4.poll_timeout(now), t.v6.poll_timeout(now)].into_iter().flatten().min()
+        let defense = self.core.defense.poll_timeout(&self.snap.sysctl, t.len());
+        [host, frags, defense, templates, t.v4.poll_timeout(now), t.v6.poll_timeout(now)]
+            .into_iter()
+            .flatten()
+            .min()
     }
     /// Expires what is due, a bounded number at a time, and lets the virtual host do its work.
     pub fn on_timeout(&mut self, now: Mono, out: &mut Out) {
@@ -216,6 +224,7 @@ impl Engine {
         core.expire::<u128>(&self.snap, now);
         core.expire_templates(&self.snap, now);
         core.fragment_timeouts(now, out);
+        core.defend(&self.snap, now);
         core.counters.made += (out.len() - before) as u64;
     }
     /// A device refused packets the engine had sent.
@@ -316,6 +325,7 @@ impl Core {
         }
     }
     fn configure(&mut self, now: Mono, snap: &Snapshot) {
+        self.set_defense(snap);
         let net = &snap.net;
         self.links = net.ports.iter().map(|p| p.link).collect();
         let owners = |names: &Option<Vec<String>>| {
@@ -370,7 +380,12 @@ impl Core {
     fn close_orphans(&mut self, snap: &Snapshot) {
         fn lost<A: IpFamily>(tables: &mut Tables, snap: &Snapshot) -> Vec<u32> {
             let gone = |c: DestId| snap.dest(c).is_none_or(|d| !keeps(snap, d));
-            A::table(tables).iter().filter(|(_, c)| gone(c.dest)).map(|(slot, _)| slot).collect()
+            let bound = |flags: u16| flags & flag::BYPASS == 0;
+            A::table(tables)
+                .iter()
+                .filter(|(_, c)| bound(c.flags) && gone(c.dest))
+                .map(|(slot, _)| slot)
+                .collect()
         }
         // with expire_nodest_conn a removed server's connections end with it (6-nodest-expire1)
         fn keeps(snap: &Snapshot, dest: &Dest) -> bool {

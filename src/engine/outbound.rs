@@ -51,10 +51,11 @@ impl Core {
             dest.live.stats.output(1, bytes);
             dest.service_stats.output(1, bytes);
         }
+        let attack = self.defense.attack;
         let table = A::table(&mut self.tables);
         let c = table.get_mut(slot);
         c.flags &= !flag::NO_OUTPUT;
-        let timeout = advance(snap, c, Seen::Output, &meta, pkt.bytes(), dest);
+        let timeout = advance(snap, c, Seen::Output, &meta, pkt.bytes(), dest, attack);
         let unassured = c.flags & flag::UNASSURED != 0;
         table.touch(slot, at.now, timeout);
         if unassured {

@@ -45,13 +45,14 @@ impl Core {
         };
         dest.live.stats.output(1, bytes as u64);
         dest.service_stats.output(1, bytes as u64);
+        let attack = self.defense.attack;
         let table = A::table(&mut self.tables);
         // one-packet scheduling leaves no connection
         if reset && let Some((slot, Side::Client)) = table.lookup(&conn.client_key()) {
             let answer = Meta { tcp_flags: tcp::flag::RST, ..*meta };
             let conn = table.get_mut(slot);
             conn.flags &= !flag::NO_OUTPUT;
-            let timeout = advance(snap, conn, Seen::Output, &answer, &[], dest);
+            let timeout = advance(snap, conn, Seen::Output, &answer, &[], dest, attack);
             table.touch(slot, at.now, timeout);
         }
         verdict

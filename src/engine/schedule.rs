@@ -56,6 +56,9 @@ impl Core {
             }
             return self.host.local_in(at.now, at.port, &meta, pkt, out);
         }
+        if self.defense.drops_new() {
+            return Verdict::Drop(DropReason::DropPacketDefence);
+        }
         if let Some(persistence) = service.spec.persistence {
             return self.persist::<A>(snap, at, meta, pkt, service, persistence, ours, out);
         }
@@ -83,6 +86,9 @@ impl Core {
         client: &Tuple<A>,
         service: &Service,
     ) -> Result<u32, DropReason> {
+        if self.defense.drops_new() {
+            return Err(DropReason::DropPacketDefence);
+        }
         if let Some(persistence) = service.spec.persistence {
             return self.persist_quoted::<A>(snap, at, client, service, persistence);
         }
@@ -128,6 +134,9 @@ impl Core {
         ours: bool,
         out: &mut Out,
     ) -> Verdict {
+        if !ours && matches!(service.spec.key, ServiceKey::Mark { .. }) {
+            return self.nobody::<A>(snap, at, meta, pkt, service, out);
+        }
         // the FTP service takes what may be its data connections, and leaves what is not to others
         if service.spec.key.port() == FTP && meta.dport != FTP {
             if !ours {

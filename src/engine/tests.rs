@@ -381,3 +381,26 @@ fn the_connection_limit_is_exact_and_counted() {
     assert_eq!(verdicts[3..], [Verdict::Drop(DropReason::TableFull); 2]);
     assert_eq!(e.drops().of(DropReason::TableFull), 2);
 }
+
+#[test]
+fn drop_entry_ends_half_open_connections_a_thirty_second_of_the_table_per_second() {
+    let n = net(false);
+    let mut catalog = catalog(Forward::Dr, Proto::Tcp);
+    catalog.sysctl.set("drop_entry", 3).unwrap();
+    let options = EngineOptions { connection_limit: 1000, seed: 7, host: HostOptions::default() };
+    let mut e = Engine::new(Mono::ZERO, options, catalog.commit()).unwrap();
+    for port in 1..=640 {
+        let syn = frame(WAN_MAC, Proto::Tcp, s(n.client, port), s(n.vip, 80), 2, b"");
+        let _ = give(&mut e, Mono::ZERO, WAN, &syn);
+    }
+    let mut out = Out::new();
+    let mut now = Mono::ZERO;
+    while now < Mono::from_millis(10_000) {
+        now = e.poll_timeout().unwrap();
+        e.on_timeout(now, &mut out);
+    }
+    // 200 looks at 640 slots: some find a slot that is free already
+    let left = e.connection_count();
+    assert!((430..=480).contains(&left), "{left}");
+    e.check().unwrap();
+}

@@ -196,6 +196,8 @@ pub struct Reassembly {
     serial: u64,
     memory: usize,
     stats: FragStats,
+    /// Lengths of the payloads of the fragments that made up the datagram last given out, in order.
+    pub cuts: Vec<u16>,
 }
 
 impl Reassembly {
@@ -208,6 +210,7 @@ impl Reassembly {
             serial: 0,
             memory: 0,
             stats: FragStats::default(),
+            cuts: Vec::new(),
         }
     }
     /// How datagrams ended.
@@ -271,6 +274,8 @@ impl Reassembly {
         if datagram.total == Some(datagram.received) {
             let whole = datagram.join(meta.family, out);
             let largest = datagram.largest;
+            self.cuts.clear();
+            self.cuts.extend(datagram.pieces.iter().map(|p| p.len as u16));
             let ended = if whole.is_ok() { &mut self.stats.completed } else { &mut self.stats.spoilt };
             *ended += 1;
             self.forget(&key, out);

@@ -132,9 +132,8 @@ pub(super) fn sysctl(name: &str, value: &Value, switches: &mut Sysctl) -> Result
     let short = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
     let value = value.as_i64().ok_or_else(|| format!("{name} = {value} has no counterpart"))?;
     match (short, value) {
-        // connection tracking is the host's own and changes no packet; mode 1 of secure_tcp is the
-        // normal table unless memory is short (IPVS-RULES 77)
-        ("conntrack", _) | ("secure_tcp", 0 | 1) => Ok(()),
+        // connection tracking is the host's own and changes no packet
+        ("conntrack", _) => Ok(()),
         _ => switches.set(short, value),
     }
 }

@@ -96,6 +96,16 @@ pub struct Sysctl {
     pub lblc_expiration: Span,
     /// The same of `lblcr`.
     pub lblcr_expiration: Span,
+    /// Attack tables of TCP: 0 never, 1 and 2 while memory is short, 3 always (IPVS-RULES 77).
+    pub secure_tcp: u8,
+    /// Drops connections, half-open ones first; modes as above.
+    pub drop_entry: u8,
+    /// Drops packets that would open connections; modes as above (IPVS-RULES 93).
+    pub drop_packet: u8,
+    /// `drop_packet = 3` drops one packet in so many.
+    pub am_droprate: i64,
+    /// Pages of memory for connections below which memory is short.
+    pub amemthresh: u64,
 }
 
 impl Default for Sysctl {
@@ -112,6 +122,11 @@ impl Default for Sysctl {
             cache_bypass: false,
             lblc_expiration: crate::sched::DEFAULT_EXPIRATION,
             lblcr_expiration: crate::sched::DEFAULT_EXPIRATION,
+            secure_tcp: 0,
+            drop_entry: 0,
+            drop_packet: 0,
+            am_droprate: 10,
+            amemthresh: 1024,
         }
     }
 }
@@ -145,8 +160,22 @@ impl Sysctl {
                     &mut self.lblcr_expiration
                 }) = span;
             }
+            "secure_tcp" => self.secure_tcp = mode(name, value)?,
+            "drop_entry" => self.drop_entry = mode(name, value)?,
+            "drop_packet" => self.drop_packet = mode(name, value)?,
+            "am_droprate" => self.am_droprate = value,
+            // as in the kernel, nothing is below a negative number
+            "amemthresh" => self.amemthresh = u64::try_from(value).unwrap_or(0),
             _ => return Err(format!("`{name}` is not a switch of this version")),
         }
         Ok(())
+    }
+}
+
+/// Mode of a defence.
+fn mode(name: &str, value: i64) -> Result<u8, String> {
+    match value {
+        0..=3 => Ok(value as u8),
+        _ => Err(format!("{name} cannot be {value}, only 0 to 3")),
     }
 }

@@ -39,21 +39,29 @@ pub fn fragment4(
         return Err(DropReason::BadFragment);
     }
     let df = be16(frame, l3 + ipv4::field::FRAGMENT) & ipv4::DF;
-    pieces(frame, meta, l4, room, 0, out, |out, mut packet, at, last| {
-        packet.edit(|p| {
-            let ip = &mut p.bytes_mut()[l3..];
-            put16(ip, ipv4::field::TOTAL, ip.len() as u16);
-            let more = if last && !meta.more_fragments { 0 } else { MORE4 };
-            put16(ip, ipv4::field::FRAGMENT, df | more | ((first + at) >> 3) as u16);
-            if at > 0 {
-                blank_options(&mut ip[ipv4::LEN..l4 - l3]);
-            }
-            put16(ip, ipv4::field::CHECKSUM, 0);
-            let checksum = sum::checksum(&ip[..l4 - l3]);
-            put16(ip, ipv4::field::CHECKSUM, checksum);
-        });
-        each(out, packet);
-    })
+    pieces(
+        frame,
+        meta,
+        l4,
+        (room, 0),
+        |_| None,
+        out,
+        |out, mut packet, at, last| {
+            packet.edit(|p| {
+                let ip = &mut p.bytes_mut()[l3..];
+                put16(ip, ipv4::field::TOTAL, ip.len() as u16);
+                let more = if last && !meta.more_fragments { 0 } else { MORE4 };
+                put16(ip, ipv4::field::FRAGMENT, df | more | ((first + at) >> 3) as u16);
+                if at > 0 {
+                    blank_options(&mut ip[ipv4::LEN..l4 - l3]);
+                }
+                put16(ip, ipv4::field::CHECKSUM, 0);
+                let checksum = sum::checksum(&ip[..l4 - l3]);
+                put16(ip, ipv4::field::CHECKSUM, checksum);
+            });
+            each(out, packet);
+        },
+    )
 }
 
 /// Overwrites options that belong into the first fragment only with NOPs.
@@ -90,14 +98,58 @@ pub fn fragment6(
     out: &mut Out,
     mut each: impl FnMut(&mut Out, OwnedPacket),
 ) -> Result<usize, DropReason> {
+    cut6(pkt, meta, &Cut6 { mtu, id, bounds: &[], always: false }, out, &mut each)
+}
+
+/// Cuts an IPv6 packet that was put together here, and may have grown in front since, as the kernel does
+/// (`ip6_fragment`; `3-frag-tun6`, `3-frag-gue6`): where the received fragments ended, `bounds` being the
+/// lengths of their payloads, if the first one with its growth is still a multiple of 8 and all fit into
+/// `mtu`; else into pieces as large as `mtu` allows. There is a fragment header even if one piece is enough.
+///
+/// # Errors
+/// As [`fragment6`].
+pub fn recut6(
+    pkt: &mut PacketBuf<'_>,
+    meta: &Meta,
+    mtu: usize,
+    id: u32,
+    bounds: &[u16],
+    out: &mut Out,
+    mut each: impl FnMut(&mut Out, OwnedPacket),
+) -> Result<usize, DropReason> {
+    cut6(pkt, meta, &Cut6 { mtu, id, bounds, always: true }, out, &mut each)
+}
+
+/// How to cut.
+struct Cut6<'a> {
+    mtu: usize,
+    id: u32,
+    bounds: &'a [u16],
+    /// Also where one piece is enough.
+    always: bool,
+}
+
+fn cut6(
+    pkt: &mut PacketBuf<'_>,
+    meta: &Meta,
+    plan: &Cut6<'_>,
+    out: &mut Out,
+    each: &mut dyn FnMut(&mut Out, OwnedPacket),
+) -> Result<usize, DropReason> {
+    let &Cut6 { mtu, id, bounds, always } = plan;
     let l3 = meta.l3 as usize;
     let (next_at, cut) = unfragmentable6(pkt.bytes(), meta).ok_or(DropReason::BadFragment)?;
     let frame = prepare(pkt, meta, Family::V6, cut)?;
     let next = frame[next_at];
-    let whole = meta.ip_len() <= mtu;
+    let whole = !always && meta.ip_len() <= mtu;
     let gap = if whole { 0 } else { HEADER6 };
     let room = mtu.saturating_sub(cut - l3 + gap);
-    pieces(frame, meta, cut, room, gap, out, |out, mut packet, at, last| {
+    let grown = (meta.end as usize - cut).checked_sub(bounds.iter().map(|n| usize::from(*n)).sum());
+    let size = |i: usize| Some(usize::from(*bounds.get(i)?) + if i == 0 { grown? } else { 0 });
+    let kept = (0..bounds.len())
+        .all(|i| size(i).is_some_and(|n| n <= room && (n % 8 == 0 || i + 1 == bounds.len())));
+    let size = |i| size(i).filter(|_| kept);
+    pieces(frame, meta, cut, (room, gap), size, out, |out, mut packet, at, last| {
         packet.edit(|p| {
             let bytes = p.bytes_mut();
             if !whole {
@@ -153,13 +205,14 @@ fn prepare<'p>(
 }
 
 /// Copies the headers `..cut` before each piece of `cut..end`, with `gap` bytes left between; tells each
-/// piece's offset and whether it is the last. Only the last one may fill `room` to the byte.
+/// piece's offset and whether it is the last. Only the last one may fill `room` to the byte. Where `size`
+/// tells the length of a piece by its number, that is its length.
 fn pieces(
     frame: &[u8],
     meta: &Meta,
     cut: usize,
-    room: usize,
-    gap: usize,
+    (room, gap): (usize, usize),
+    size: impl Fn(usize) -> Option<usize>,
     out: &mut Out,
     mut each: impl FnMut(&mut Out, OwnedPacket, usize, bool),
 ) -> Result<usize, DropReason> {
@@ -170,8 +223,9 @@ fn pieces(
     let (mut count, mut at) = (0, 0);
     loop {
         let left = payload.len() - at;
-        let last = left <= room;
-        let chunk = &payload[at..at + if last { left } else { room & !7 }];
+        let most = size(count).unwrap_or(room);
+        let last = left <= most;
+        let chunk = &payload[at..at + if last { left } else { most & !7 }];
         let mut packet = out.packet(cut + gap + chunk.len());
         packet.edit(|p| {
             let bytes = p.bytes_mut();

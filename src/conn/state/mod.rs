@@ -127,6 +127,10 @@ impl State {
     pub fn after_tcp(self, seen: Seen, flags: u8) -> State {
         tcp::step(self, seen, flags)
     }
+    /// The same by the tables of `secure_tcp`, under attack (IPVS-RULES 77).
+    pub fn after_tcp_attack(self, seen: Seen, flags: u8) -> State {
+        tcp::step_attack(self, seen, flags)
+    }
     /// State after an SCTP packet whose deciding chunk has this event number ([`chunk_event`]).
     pub fn after_sctp(self, seen: Seen, event: usize) -> State {
         sctp::step(self, seen, event)

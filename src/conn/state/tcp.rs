@@ -3,7 +3,7 @@
 use super::Seen;
 use super::State::{
     self, TcpClose as CL, TcpCloseWait as CW, TcpEstablished as ES, TcpFinWait as FW, TcpLastAck as LA,
-    TcpListen as LI, TcpSynRecv as SR, TcpSynSent as SS, TcpTimeWait as TW,
+    TcpListen as LI, TcpSynAck as SA, TcpSynRecv as SR, TcpSynSent as SS, TcpTimeWait as TW,
 };
 
 /// Rows by flag (SYN, FIN, ACK, RST), columns by state in the kernel's order.
@@ -29,20 +29,56 @@ const INPUT_ONLY: Table = [
     /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
 ];
 
+// under attack a connection is established only when the client has answered the server's SYN-ACK with
+// something the server liked; until then it is SYNACK, which `drop_entry` may drop
+const ATTACK_INPUT: Table = [
+    /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA],
+    /* fin */ [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA],
+    /* ack */ [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA],
+    /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+];
+const ATTACK_OUTPUT: Table = [
+    /* syn */ [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA],
+    /* fin */ [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+    /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+    /* rst */ [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+];
+const ATTACK_INPUT_ONLY: Table = [
+    /* syn */ [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA],
+    /* fin */ [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+    /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+];
+
 /// Priority of flags: RST, SYN, FIN, ACK; none of them closes (IPVS-RULES 75).
 #[inline]
 pub(super) fn step(state: State, seen: Seen, flags: u8) -> State {
+    let table = match seen {
+        Seen::Input => &INPUT,
+        Seen::Output => &OUTPUT,
+        Seen::InputOnly => &INPUT_ONLY,
+    };
+    by(table, state, flags)
+}
+
+/// The same under attack.
+pub(super) fn step_attack(state: State, seen: Seen, flags: u8) -> State {
+    let table = match seen {
+        Seen::Input => &ATTACK_INPUT,
+        Seen::Output => &ATTACK_OUTPUT,
+        Seen::InputOnly => &ATTACK_INPUT_ONLY,
+    };
+    by(table, state, flags)
+}
+
+#[inline]
+fn by(table: &Table, state: State, flags: u8) -> State {
     let row = match flags & 0x17 {
         f if f & 0x04 != 0 => 3,
         f if f & 0x02 != 0 => 0,
         f if f & 0x01 != 0 => 1,
         0x10 => 2,
         _ => return CL,
-    };
-    let table = match seen {
-        Seen::Input => &INPUT,
-        Seen::Output => &OUTPUT,
-        Seen::InputOnly => &INPUT_ONLY,
     };
     table[row].get(state as usize).copied().unwrap_or(CL)
 }
@@ -68,6 +104,17 @@ mod tests {
         assert_eq!(run(&[(Input, S), (Output, S | A), (Input, A), (Input, F | A)]), CW);
         assert_eq!(run(&[(Input, S), (Output, S | A), (Input, A), (Input, F | A), (Output, F | A)]), TW);
         assert_eq!(run(&[(Input, S), (Output, S | A), (Input, A), (Output, F | A)]), FW);
+    }
+
+    #[test]
+    fn under_attack_only_the_server_ends_the_doubt() {
+        let run =
+            |steps: &[(Seen, u8)]| steps.iter().fold(State::TcpNone, |s, (d, f)| step_attack(s, *d, *f));
+        use Seen::{Input, InputOnly, Output};
+        assert_eq!(run(&[(Input, S), (Output, S | A), (Input, A), (Input, F | A)]), SA);
+        assert_eq!(run(&[(Input, S), (Output, S | A), (Input, A), (Output, A)]), ES);
+        assert_eq!(run(&[(InputOnly, S)]), SA);
+        assert_eq!(run(&[(InputOnly, S), (InputOnly, A)]), ES);
     }
 
     #[test]
