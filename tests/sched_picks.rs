@@ -85,7 +85,16 @@ impl Replay {
         let spec = DestSpec { name: String::new(), ip, port, weight, forward: Forward::Dr, upper, lower };
         let (live, service_stats) = (Arc::default(), Arc::default());
         let timeouts = Default::default();
-        let dest = Dest { id, service: ServiceId(0), spec, live, timeouts, service_stats, available: true };
+        let dest = Dest {
+            id,
+            service: ServiceId(0),
+            spec,
+            live,
+            timeouts,
+            mss_clamp: false,
+            service_stats,
+            available: true,
+        };
         self.dests.insert(0, Arc::new(dest));
         self.sched.added(&self.dests, id);
     }

@@ -80,7 +80,8 @@ pub fn find(name: &str) -> Option<&'static Known> {
     ALL.iter().find(|k| k.name == name)
 }
 
-/// True when the setting does something in this version; the others are taken and reported.
+/// True when the setting does something in this version; the others are taken and reported, and
+/// `docs/differences.md` says why they have no meaning.
 pub fn has_effect(name: &str) -> bool {
     crate::svc::Sysctl::default().set(name, 0).is_ok()
 }
@@ -186,6 +187,16 @@ mod tests {
             ("run_estimation", "0"),
         ] {
             assert!(ok(name, v), "{name} {v}");
+        }
+    }
+
+    #[test]
+    fn every_setting_does_something_or_the_list_of_differences_says_why_not() {
+        let differences = include_str!("../../docs/differences.md");
+        let (_, settings) = differences.split_once("## Settings").unwrap();
+        for k in ALL {
+            let named = settings.contains(&format!("`{}`", k.name));
+            assert_eq!(has_effect(k.name), !named, "{}", k.name);
         }
     }
 

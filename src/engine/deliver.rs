@@ -12,7 +12,7 @@ use crate::svc::{Dest, Forward, Snapshot, Tunnel};
 use crate::tunnel::{self, EncapPlan};
 use crate::wire::fragment::{fragment4, fragment6, recut6};
 use crate::wire::offload::{self, SegmentCsum};
-use crate::wire::{Family, Meta, ttl};
+use crate::wire::{Family, Meta, ipv4, ipv6, tcp, ttl};
 
 impl Core {
     /// Sends a packet of a connection to its real server (kernel: `ip_vs_nat_xmit`, `ip_vs_dr_xmit`,
@@ -187,6 +187,10 @@ impl Core {
             ip_id: self.random.next() as u16,
             gue_sport: gue_port(A::hash(&conn.client_key(), &crate::conn::key::HashKey(1, 2))),
         };
+        if dest.mss_clamp && meta.tcp_flags & tcp::flag::SYN != 0 {
+            let headers = if A::V6 { ipv6::LEN } else { ipv4::LEN } + tcp::LEN;
+            tcp::clamp_mss(pkt, &meta, limit.saturating_sub(headers).min(usize::from(u16::MAX)) as u16);
+        }
         if pkt.offload.gso.is_some() {
             let room = offload::payload_room(pkt, &meta, limit);
             let datagrams = pkt.offload.gso.is_some_and(|g| g.kind == GsoKind::Udp);

@@ -44,8 +44,8 @@ use crate::conn::table::{Table, flag};
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};
-use crate::svc::{Dest, DestId, Snapshot};
-use crate::time::Mono;
+use crate::svc::{Dest, DestId, SchedulerKind, Snapshot};
+use crate::time::{Mono, Span};
 use crate::wire::Link;
 
 pub use rows::ConnRow;
@@ -117,6 +117,8 @@ struct Core {
     /// What routers said about the way to real servers behind tunnels.
     path_mtus: path_mtu::PathMtus,
     defense: defense::Defense,
+    /// When schedulers are to forget next.
+    sweep_at: Mono,
     random: Random,
     drops: DropCounters,
     counters: Counters,
@@ -154,6 +156,7 @@ impl Engine {
             reals: HashSet::new(),
             path_mtus: path_mtu::PathMtus::default(),
             defense: defense::Defense::default(),
+            sweep_at: now,
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),
@@ -225,6 +228,7 @@ impl Engine {
         core.expire_templates(&self.snap, now);
         core.fragment_timeouts(now, out);
         core.defend(&self.snap, now);
+        core.sweep_schedulers(&self.snap, now);
         core.counters.made += (out.len() - before) as u64;
     }
     /// A device refused packets the engine had sent.
@@ -350,6 +354,19 @@ impl Core {
                 self.pools.push(LocalPool::new(addresses, PORTS, seed));
             } else if self.pools[i].addresses() != addresses {
                 self.pools[i].set_addresses(addresses);
+            }
+        }
+    }
+    /// Lets `lblc` and `lblcr` forget, also where nobody asks them. The kernel has a timer for this that
+    /// goes off once a minute (IPVS-RULES 57); here it is what happens to be due by then.
+    fn sweep_schedulers(&mut self, snap: &Snapshot, now: Mono) {
+        if now < self.sweep_at {
+            return;
+        }
+        self.sweep_at = now + Span::from_secs(60);
+        for service in &snap.services {
+            if matches!(service.spec.scheduler, SchedulerKind::Lblc | SchedulerKind::Lblcr) {
+                service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).sweep(now);
             }
         }
     }

@@ -404,3 +404,36 @@ fn drop_entry_ends_half_open_connections_a_thirty_second_of_the_table_per_second
     assert!((430..=480).contains(&left), "{left}");
     e.check().unwrap();
 }
+
+#[test]
+fn mss_clamp_lowers_the_mss_of_syns_into_a_tunnel_and_of_nothing_else() {
+    let n = net(false);
+    let mss_of = |clamp: bool, mss: u16| {
+        let mut catalog = catalog(Forward::Tun(Tunnel::Ipip), Proto::Tcp);
+        let spec = ServiceSpec {
+            mss_clamp: clamp,
+            ..catalog.services().iter().find(|s| !s.spec.key.is_v6()).unwrap().spec.clone()
+        };
+        catalog.retouch_service(spec).unwrap();
+        let options = EngineOptions { connection_limit: 1000, seed: 7, host: HostOptions::default() };
+        let mut e = Engine::new(Mono::ZERO, options, catalog.commit()).unwrap();
+        let (IpAddr::V4(client), IpAddr::V4(vip)) = (n.client, n.vip) else { unreachable!() };
+        let mut syn = Vec::new();
+        etherparse::PacketBuilder::ethernet2(GW_MAC.0, WAN_MAC.0)
+            .ipv4(client.octets(), vip.octets(), 64)
+            .tcp(4000, 80, 1, 1000)
+            .syn()
+            .options(&[etherparse::TcpOptionElement::MaximumSegmentSize(mss)])
+            .unwrap()
+            .write(&mut syn, &[])
+            .unwrap();
+        let (_, sent) = give(&mut e, Mono::ZERO, WAN, &syn);
+        let inner = [&sent[0].bytes[..14], &sent[0].bytes[34..]].concat();
+        sums_right(&inner);
+        be16(&inner, 14 + 20 + 22)
+    };
+    // 1,500 less two IPv4 headers and one of TCP
+    assert_eq!(mss_of(true, 1460), 1440);
+    assert_eq!(mss_of(true, 1300), 1300);
+    assert_eq!(mss_of(false, 1460), 1460);
+}

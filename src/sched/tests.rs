@@ -18,6 +18,7 @@ fn dest(n: u32, weight: u32) -> Arc<Dest> {
         spec,
         live: Arc::default(),
         timeouts: Default::default(),
+        mss_clamp: false,
         service_stats: Arc::default(),
         available: true,
     })

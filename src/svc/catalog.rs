@@ -134,7 +134,8 @@ impl Catalog {
     pub fn retouch_service(&mut self, spec: ServiceSpec) -> Result<(), CatalogError> {
         let service = self.service_mut(&spec.key).ok_or(CatalogError::NoSuchService)?;
         for dest in &mut service.dests {
-            Arc::make_mut(dest).timeouts = spec.timeouts;
+            let dest = Arc::make_mut(dest);
+            (dest.timeouts, dest.mss_clamp) = (spec.timeouts, spec.mss_clamp);
         }
         service.spec = spec;
         let dests = service.dests.clone();
@@ -177,14 +178,16 @@ impl Catalog {
         if service.dests.iter().any(|d| same(&d.spec, spec.ip, spec.port)) {
             return Err(CatalogError::DestExists);
         }
-        let (timeouts, service, service_stats, revived) = (
+        let (timeouts, mss_clamp, service, service_stats, revived) = (
             service.spec.timeouts,
+            service.spec.mss_clamp,
             service.id,
             service.stats.clone(),
             self.take_from_trash(key, spec.ip, spec.port),
         );
         let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::default())));
-        let dest = Arc::new(Dest { id, service, spec, live, timeouts, service_stats, available: true });
+        let dest =
+            Arc::new(Dest { id, service, spec, live, timeouts, mss_clamp, service_stats, available: true });
         dest.refresh_overload();
         self.dests[id.0 as usize] = Some(dest.clone());
         if let Some(s) = self.service_mut(key) {

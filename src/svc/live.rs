@@ -97,6 +97,8 @@ pub struct Dest {
     pub live: Arc<DestLive>,
     /// Timeouts of its service beyond the global ones.
     pub timeouts: ServiceTimeouts,
+    /// Lower the MSS of SYNs into a tunnel (its service's `mss_clamp`).
+    pub mss_clamp: bool,
     /// Traffic of its service.
     pub service_stats: Arc<Stats>,
     /// False once it was removed and only its connections are left (kernel: `IP_VS_DEST_F_AVAILABLE`).
