@@ -79,6 +79,9 @@ pub fn overlay(args: &RunArgs, doc: &mut Doc, r: &mut Report) {
     if let Some(port) = the_port(doc, args) {
         let taken = taken(doc, &doc.ports[port]);
         own_addresses(&mut doc.ports[port], &taken, r);
+        if doc.ports.len() == 1 {
+            host_gateway(&mut doc.ports[port]);
+        }
     }
 }
 
@@ -296,6 +299,22 @@ fn own_addresses(port: &mut PortDoc, taken: &HashSet<IpAddr>, r: &mut Report) {
     }
 }
 
+/// With a host behind its only port, the director's way to everybody else is that host: without a gateway
+/// clients that the host routes here would get no answer.
+fn host_gateway(port: &mut PortDoc) {
+    for host in &port.host_addresses {
+        match host.value.addr {
+            IpAddr::V4(a) if port.gateway.is_none() => {
+                port.gateway = Some(At::new(a, host.place.clone()));
+            }
+            IpAddr::V6(a) if port.gateway6.is_none() => {
+                port.gateway6 = Some(At::new(a, host.place.clone()));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// How far a free address is looked for.
 const TRIES: u128 = 4096;
 
@@ -367,6 +386,17 @@ mod tests {
         assert!(refused("--tap t --host-address 10.9.0.1/32").contains("no free address"));
         assert!(next_free("fe80::1/0".parse().unwrap(), &HashSet::new()).is_some());
         assert!(next_free("255.255.255.255/0".parse().unwrap(), &HashSet::new()).is_some());
+    }
+
+    #[test]
+    fn the_host_is_the_way_to_everybody_else_unless_a_gateway_is_given() {
+        let gateway = |line: &str| plan(line).unwrap().ports[0].gateway.map(|g| g.to_string());
+        assert_eq!(gateway("--tap t --host-address 10.9.0.1/24").as_deref(), Some("10.9.0.1"));
+        assert_eq!(
+            gateway("--tap t --host-address 10.9.0.1/24 --gateway 10.9.0.7").as_deref(),
+            Some("10.9.0.7")
+        );
+        assert_eq!(gateway("--tap t --address 10.9.0.2/24"), None);
     }
 
     #[test]
