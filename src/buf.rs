@@ -68,6 +68,16 @@ impl Offload {
     /// A plain packet with complete checksums.
     pub const NONE: Offload = Offload { csum: Csum::Complete, gso: None };
 
+    /// True unless it names a checksum field that a frame of `len` bytes does not have: what a device says
+    /// is not believed, and no other device is told it.
+    #[inline]
+    pub fn lies_within(&self, len: usize) -> bool {
+        match self.csum {
+            Csum::Partial { start, offset } => usize::from(start) + usize::from(offset) + 2 <= len,
+            Csum::Complete | Csum::Verified => true,
+        }
+    }
+
     /// Moves offsets by `by` bytes after bytes were prepended (positive) or removed (negative).
     pub fn shift(&mut self, by: isize) {
         if let Csum::Partial { start, .. } = &mut self.csum {

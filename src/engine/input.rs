@@ -66,6 +66,9 @@ impl Core {
         };
         // Ethernet padding is no part of the packet and must not be forwarded
         pkt.truncate(meta.end as usize);
+        if !pkt.offload.lies_within(pkt.len()) {
+            return Verdict::Drop(DropReason::BadOffload);
+        }
         let at = Arrival { now, port, largest: 0 };
         if group {
             return self.group(at, &meta, pkt, out);
