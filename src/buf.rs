@@ -111,12 +111,12 @@ impl<'m> PacketBuf<'m> {
         PacketBuf { head: head.min(tail) as u32, tail: tail as u32, mem, offload }
     }
     /// The frame.
-    #[inline]
+    #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
         &self.mem[self.head as usize..self.tail as usize]
     }
     /// The frame, to be changed in place.
-    #[inline]
+    #[inline(always)]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.mem[self.head as usize..self.tail as usize]
     }

@@ -3,8 +3,6 @@
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use siphasher::sip::SipHasher13;
-
 use crate::wire::Family;
 
 /// An address of one family in the form keys hold it: `u32` or `u128`, host order.
@@ -60,13 +58,9 @@ impl Addr for u32 {
     }
     #[inline]
     fn hash(t: &Tuple<u32>, key: &HashKey) -> u64 {
-        let mut bytes = [0u8; 13];
-        bytes[..4].copy_from_slice(&t.src.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&t.dst.to_ne_bytes());
-        bytes[8..10].copy_from_slice(&t.sport.to_ne_bytes());
-        bytes[10..12].copy_from_slice(&t.dport.to_ne_bytes());
-        bytes[12] = t.proto;
-        SipHasher13::new_with_keys(key.0, key.1).hash(&bytes)
+        let mut sip = Sip::new(key);
+        sip.word(u64::from(t.src) | u64::from(t.dst) << 32);
+        sip.finish(ports(t) | 13 << 56)
     }
 }
 
@@ -83,19 +77,89 @@ impl Addr for u128 {
     }
     #[inline]
     fn hash(t: &Tuple<u128>, key: &HashKey) -> u64 {
-        let mut bytes = [0u8; 37];
-        bytes[..16].copy_from_slice(&t.src.to_ne_bytes());
-        bytes[16..32].copy_from_slice(&t.dst.to_ne_bytes());
-        bytes[32..34].copy_from_slice(&t.sport.to_ne_bytes());
-        bytes[34..36].copy_from_slice(&t.dport.to_ne_bytes());
-        bytes[36] = t.proto;
-        SipHasher13::new_with_keys(key.0, key.1).hash(&bytes)
+        let mut sip = Sip::new(key);
+        for address in [t.src, t.dst] {
+            sip.word(address as u64);
+            sip.word((address >> 64) as u64);
+        }
+        sip.finish(ports(t) | 37 << 56)
+    }
+}
+
+/// What follows the addresses in the bytes of a tuple: ports and protocol number.
+#[inline]
+fn ports<A>(t: &Tuple<A>) -> u64 {
+    u64::from(t.sport) | u64::from(t.dport) << 16 | u64::from(t.proto) << 32
+}
+
+/// SipHash-1-3 over whole words. Tuples have a fixed length, so nothing has to be buffered or counted:
+/// a third of the instructions of a hasher for bytes, on every packet.
+struct Sip([u64; 4]);
+
+impl Sip {
+    #[inline]
+    fn new(key: &HashKey) -> Sip {
+        // the constants of the paper: "somepseudorandomlygeneratedbytes"
+        Sip([
+            key.0 ^ 0x736f_6d65_7073_6575,
+            key.1 ^ 0x646f_7261_6e64_6f6d,
+            key.0 ^ 0x6c79_6765_6e65_7261,
+            key.1 ^ 0x7465_6462_7974_6573,
+        ])
+    }
+    #[inline]
+    fn round(&mut self) {
+        let [a, b, c, d] = &mut self.0;
+        *a = a.wrapping_add(*b);
+        *c = c.wrapping_add(*d);
+        *b = b.rotate_left(13) ^ *a;
+        *d = d.rotate_left(16) ^ *c;
+        *a = a.rotate_left(32);
+        *c = c.wrapping_add(*b);
+        *a = a.wrapping_add(*d);
+        *b = b.rotate_left(17) ^ *c;
+        *d = d.rotate_left(21) ^ *a;
+        *c = c.rotate_left(32);
+    }
+    #[inline]
+    fn word(&mut self, word: u64) {
+        self.0[3] ^= word;
+        self.round();
+        self.0[0] ^= word;
+    }
+    /// The last word holds the length in its top byte.
+    #[inline]
+    fn finish(mut self, last: u64) -> u64 {
+        self.word(last);
+        self.0[2] ^= 0xff;
+        self.round();
+        self.round();
+        self.round();
+        self.0[0] ^ self.0[1] ^ self.0[2] ^ self.0[3]
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use siphasher::sip::SipHasher13;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn the_hash_is_siphash_1_3_of_the_fields_in_little_endian_order(
+            src: u128, dst: u128, sport: u16, dport: u16, proto: u8, k0: u64, k1: u64,
+        ) {
+            let (key, sip) = (HashKey(k0, k1), SipHasher13::new_with_keys(k0, k1));
+            let rest = [&sport.to_le_bytes()[..], &dport.to_le_bytes(), &[proto]].concat();
+            let bytes = [&src.to_le_bytes()[..], &dst.to_le_bytes(), &rest].concat();
+            prop_assert_eq!(u128::hash(&Tuple { src, dst, sport, dport, proto }, &key), sip.hash(&bytes));
+            let (src, dst) = (src as u32, dst as u32);
+            let bytes = [&src.to_le_bytes()[..], &dst.to_le_bytes(), &rest].concat();
+            prop_assert_eq!(u32::hash(&Tuple { src, dst, sport, dport, proto }, &key), sip.hash(&bytes));
+        }
+    }
 
     #[test]
     fn the_key_and_every_field_change_the_hash() {

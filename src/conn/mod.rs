@@ -1,6 +1,7 @@
 //! Connections: keys, table, timer wheel and protocol states. Never sees bytes.
 #![forbid(unsafe_code)]
 
+mod index;
 pub mod key;
 pub mod state;
 pub mod table;

@@ -11,8 +11,7 @@
 //! Invariants (walked by [`Table::check`] in tests): the index has exactly the keys of all live
 //! connections; every live connection hangs in the bucket of its `armed` tick or is being handed out.
 
-use hashbrown::HashTable;
-
+use super::index::Index;
 use super::key::{Addr, HashKey, Tuple};
 use super::state::State;
 use super::wheel::{BUCKET, BUCKETS, NIL, Tick, next_bucket};
@@ -187,7 +186,7 @@ pub struct ConnId {
 #[derive(Debug)]
 pub struct Table<A> {
     slots: Vec<Conn<A>>,
-    index: HashTable<u32>,
+    index: Index,
     key: HashKey,
     heads: Vec<u32>,
     free: u32,
@@ -208,7 +207,7 @@ impl<A: Addr> Table<A> {
         slots.try_reserve_exact(limit as usize)?;
         Ok(Table {
             slots,
-            index: HashTable::with_capacity(limit as usize * 2),
+            index: Index::new(limit as usize * 2)?,
             key,
             heads: vec![NIL; BUCKETS as usize],
             free: NIL,
@@ -232,7 +231,7 @@ impl<A: Addr> Table<A> {
     }
     /// Bytes held, index included.
     pub fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Conn<A>>() + self.index.allocation_size() + self.heads.len() * 4
+        self.slots.capacity() * size_of::<Conn<A>>() + self.index.bytes() + self.heads.len() * 4
     }
     /// Hash of a tuple, to be passed to [`Table::find`].
     #[inline]
@@ -242,8 +241,21 @@ impl<A: Addr> Table<A> {
     /// The connection a packet with this tuple belongs to.
     #[inline]
     pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(u32, Side)> {
-        let entry = *self.index.find(hash, |e| self.slots[(e >> 1) as usize].key(side_of(*e)) == *tuple)?;
+        let is_it = |e: u32| self.slots.get((e >> 1) as usize).is_some_and(|c| c.key(side_of(e)) == *tuple);
+        let entry = self.index.find(hash, is_it)?;
         Some((entry >> 1, side_of(entry)))
+    }
+    /// Reads the memory [`Table::find`] reads first, so that many such reads wait together.
+    #[inline]
+    pub fn read_cell(&self, hash: u64) -> u64 {
+        self.index.read(hash)
+    }
+    /// Reads the connection [`Table::find`] will most likely give, see [`Table::read_cell`].
+    #[inline]
+    pub fn read_conn(&self, hash: u64) -> u64 {
+        let guess = self.index.find(hash, |_| true).and_then(|e| self.slots.get((e >> 1) as usize));
+        // a word of each cache line: IPv6 addresses fill one of their own
+        guess.map_or(0, |c| u64::from(c.flags) << 1 | u64::from(c.real == c.virt))
     }
     /// Same as [`Table::find`] where the hash is not needed again.
     pub fn lookup(&self, tuple: &Tuple<A>) -> Option<(u32, Side)> {
@@ -310,26 +322,30 @@ impl<A: Addr> Table<A> {
             None
         };
         let slot = self.take_slot(conn);
-        self.insert_key(hash, slot << 1);
+        self.index.insert(hash, slot << 1);
         if let Some(hash) = second {
-            self.insert_key(hash, slot << 1 | 1);
+            self.index.insert(hash, slot << 1 | 1);
         }
         self.link(slot);
         self.live += 1;
         Ok(slot)
     }
     /// A packet came: the connection now expires `timeout` from now.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self, slot: u32, now: Mono, timeout: Span) {
         let now = Tick::of(now);
         let deadline = now.after(timeout);
         let c = &mut self.slots[slot as usize];
         c.deadline = deadline;
         if c.armed.until(deadline) < 0 {
-            self.unlink(slot);
-            self.slots[slot as usize].armed = deadline;
-            self.link(slot);
+            self.arm_earlier(slot, deadline);
         }
+    }
+    #[cold]
+    fn arm_earlier(&mut self, slot: u32, deadline: Tick) {
+        self.unlink(slot);
+        self.slots[slot as usize].armed = deadline;
+        self.link(slot);
     }
     /// Ends a connection: both keys leave the index.
     pub fn close(&mut self, slot: u32) -> Conn<A> {
@@ -436,15 +452,9 @@ impl<A: Addr> Table<A> {
         *old = conn;
         slot
     }
-    fn insert_key(&mut self, hash: u64, entry: u32) {
-        let (slots, key) = (&self.slots, &self.key);
-        self.index.insert_unique(hash, entry, |e| A::hash(&slots[(e >> 1) as usize].key(side_of(*e)), key));
-    }
     fn remove_key(&mut self, tuple: &Tuple<A>, entry: u32) {
         let hash = self.hash(tuple);
-        if let Ok(found) = self.index.find_entry(hash, |e| *e == entry) {
-            found.remove();
-        }
+        self.index.remove(hash, entry);
     }
     /// Hangs a connection into the bucket of its `armed` tick, counted from the cursor so that it never
     /// falls into a bucket already passed nor a whole turn ahead.

@@ -3,8 +3,10 @@
 use super::family::IpFamily;
 use super::input::Arrival;
 use super::related::client_quote;
+use super::ways::Way;
 use super::{Core, DropReason, Taken, Verdict};
 use crate::buf::{GsoKind, Out, PacketBuf};
+use crate::conn::key::HashKey;
 use crate::conn::table::{Conn, flag};
 use crate::host::{Host, IcmpError, OnFail, Quote, Route};
 use crate::nat::Ends;
@@ -18,7 +20,6 @@ impl Core {
     /// Sends a packet of a connection to its real server (kernel: `ip_vs_nat_xmit`, `ip_vs_dr_xmit`,
     /// `ip_vs_tunnel_xmit`). Errors go to the client, from the VIP.
     #[expect(clippy::too_many_arguments, reason = "a packet, its connection and where it goes")]
-    #[inline]
     pub(super) fn deliver<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
@@ -33,7 +34,7 @@ impl Core {
             // IPVS-RULES 20: the director itself is the real server
             return self.local_node::<A>(snap, at, &meta, pkt, conn, dest, out);
         }
-        let Some(route) = self.host.route(dest.spec.ip) else {
+        let Some(way @ Way { route, neighbor, .. }) = self.way(dest) else {
             return Verdict::Drop(DropReason::NoRoute);
         };
         if route.unreachable {
@@ -47,23 +48,31 @@ impl Core {
             return Verdict::Drop(why);
         }
         if conn.flags & flag::TUNNEL != 0 {
-            return self.tunnel::<A>(snap, at, &route, meta, pkt, conn, dest, out);
+            return self.tunnel::<A>(snap, at, &way, meta, pkt, conn, dest, out);
         }
         if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, Some((conn, dest)), out) {
             return verdict;
         }
-        if !conn.two_keys() {
-            let on_fail = OnFail::HostUnreachable { source: None, quote: Quote::default() };
-            return self.leave::<A>(at, &route, meta, pkt, on_fail, out);
+        if conn.two_keys() {
+            let ends = Ends {
+                src: (conn.flags & flag::FULLNAT != 0).then_some((conn.local, conn.lport)),
+                dst: Some((conn.real, conn.rport)),
+            };
+            if let Err(why) = A::rewrite(pkt, &meta, &ends) {
+                return Verdict::Drop(why);
+            }
         }
-        let ends = Ends {
-            src: (conn.flags & flag::FULLNAT != 0).then_some((conn.local, conn.lport)),
-            dst: Some((conn.real, conn.rport)),
+        if meta.ip_len() <= at.cut_to(route.mtu)
+            && let Some(verdict) =
+                self.host.transmit_ready(at.now, &route, Some(&neighbor), pkt, meta.l3 as usize)
+        {
+            return verdict;
+        }
+        let on_fail = if conn.two_keys() {
+            OnFail::HostUnreachable { source: Some(conn.virt.ip()), quote: client_quote(conn) }
+        } else {
+            OnFail::HostUnreachable { source: None, quote: Quote::default() }
         };
-        if let Err(why) = A::rewrite(pkt, &meta, &ends) {
-            return Verdict::Drop(why);
-        }
-        let on_fail = OnFail::HostUnreachable { source: Some(conn.virt.ip()), quote: client_quote(conn) };
         self.leave::<A>(at, &route, meta, pkt, on_fail, out)
     }
 
@@ -79,10 +88,20 @@ impl Core {
         out: &mut Out,
     ) -> Option<Verdict> {
         let size = if at.largest != 0 { usize::from(at.largest) } else { meta.ip_len() };
-        if size <= mtu as usize
-            || offload::fits(pkt, meta, mtu as usize)
-            || A::may_fragment(pkt.bytes(), meta)
-        {
+        if size <= mtu as usize { None } else { self.is_too_big::<A>(at, meta, pkt, mtu, conn, out) }
+    }
+
+    #[cold]
+    fn is_too_big<A: IpFamily>(
+        &mut self,
+        at: Arrival,
+        meta: &Meta,
+        pkt: &PacketBuf<'_>,
+        mtu: u32,
+        conn: Option<(&Conn<A>, &Dest)>,
+        out: &mut Out,
+    ) -> Option<Verdict> {
+        if offload::fits(pkt, meta, mtu as usize) || A::may_fragment(pkt.bytes(), meta) {
             return None;
         }
         let kind = IcmpError::FragNeeded { mtu };
@@ -157,11 +176,11 @@ impl Core {
     /// Tunnels a packet: whole where it fits, in segments where it is a super-frame (no device can cut
     /// one inside IPIP), in outer fragments where the client allows them (IPVS-RULES 30 and 31).
     #[expect(clippy::too_many_arguments, reason = "a packet, its connection and where it goes")]
-    fn tunnel<A: IpFamily>(
+    pub(super) fn tunnel<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        route: &Route,
+        Way { route, neighbor, .. }: &Way,
         meta: Meta,
         pkt: &mut PacketBuf<'_>,
         conn: &Conn<A>,
@@ -185,7 +204,10 @@ impl Core {
             dst: dest.spec.ip,
             copy_df: snap.sysctl.pmtu_disc,
             ip_id: self.random.next() as u16,
-            gue_sport: gue_port(A::hash(&conn.client_key(), &crate::conn::key::HashKey(1, 2))),
+            gue_sport: match kind {
+                Tunnel::Gue { .. } => gue_port(A::hash(&conn.client_key(), &HashKey(1, 2))),
+                _ => 0,
+            },
         };
         if dest.mss_clamp && meta.tcp_flags & tcp::flag::SYN != 0 {
             let headers = if A::V6 { ipv6::LEN } else { ipv4::LEN } + tcp::LEN;
@@ -218,7 +240,9 @@ impl Core {
         match tunnel::encap(pkt, &meta, &plan) {
             Err(why) => Verdict::Drop(why),
             Ok(outer) if outer.ip_len() <= at.cut_to(route.mtu) => {
-                self.host.transmit(at.now, route, pkt, outer.l3 as usize, OnFail::Tunnel, out)
+                let l3 = outer.l3 as usize;
+                let ready = self.host.transmit_ready(at.now, route, Some(neighbor), pkt, l3);
+                ready.unwrap_or_else(|| self.host.transmit(at.now, route, pkt, l3, OnFail::Tunnel, out))
             }
             Ok(outer) if outer.family == Family::V6 => {
                 self.leave::<u128>(at, route, outer, pkt, OnFail::Tunnel, out)

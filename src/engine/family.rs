@@ -8,7 +8,8 @@ use crate::conn::table::{Table, flag};
 use crate::conn::template::Template;
 use crate::engine::DropReason;
 use crate::nat::{self, Ends};
-use crate::wire::{Meta, be16, be32, be128, ipv4};
+use crate::wire::eth::Stations;
+use crate::wire::{Meta, be16, be32, be128, ipv4, ipv6};
 
 /// The connection tables.
 #[derive(Debug)]
@@ -48,8 +49,16 @@ pub trait IpFamily: Addr {
     fn tuple(frame: &[u8], meta: &Meta) -> Tuple<Self>;
     /// Rewrites addresses and ports.
     fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<Self>) -> Result<(), DropReason>;
+    /// Writes all headers of an ordinary frame, or none ([`crate::nat::express`]).
+    fn forward(frame: &mut [u8], meta: &Meta, stations: Stations, ends: &Ends<Self>) -> bool;
     /// True when the packet may be cut into fragments on the way.
     fn may_fragment(frame: &[u8], meta: &Meta) -> bool;
+}
+
+/// The fixed IP header of a parsed packet, in one piece so that its fields need no checks of their own.
+#[inline]
+fn header<'f, const N: usize>(frame: &'f [u8], meta: &Meta) -> &'f [u8; N] {
+    frame.get(meta.l3 as usize..).and_then(|ip| ip.first_chunk()).unwrap_or(&[0; N])
 }
 
 impl IpFamily for u32 {
@@ -63,10 +72,10 @@ impl IpFamily for u32 {
     }
     #[inline]
     fn tuple(frame: &[u8], meta: &Meta) -> Tuple<u32> {
-        let at = meta.l3 as usize;
+        let ip = header::<{ ipv4::LEN }>(frame, meta);
         Tuple {
-            src: be32(frame, at + ipv4::field::SRC),
-            dst: be32(frame, at + ipv4::field::DST),
+            src: be32(ip, ipv4::field::SRC),
+            dst: be32(ip, ipv4::field::DST),
             sport: meta.sport,
             dport: meta.dport,
             proto: meta.proto,
@@ -75,6 +84,10 @@ impl IpFamily for u32 {
     #[inline]
     fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<u32>) -> Result<(), DropReason> {
         nat::rewrite4(pkt, meta, ends)
+    }
+    #[inline(always)]
+    fn forward(frame: &mut [u8], meta: &Meta, stations: Stations, ends: &Ends<u32>) -> bool {
+        nat::express::forward4(frame, meta, stations, ends)
     }
     fn may_fragment(frame: &[u8], meta: &Meta) -> bool {
         be16(frame, meta.l3 as usize + ipv4::field::FRAGMENT) & ipv4::DF == 0
@@ -92,10 +105,10 @@ impl IpFamily for u128 {
     }
     #[inline]
     fn tuple(frame: &[u8], meta: &Meta) -> Tuple<u128> {
-        let at = meta.l3 as usize;
+        let ip = header::<{ ipv6::LEN }>(frame, meta);
         Tuple {
-            src: be128(frame, at + 8),
-            dst: be128(frame, at + 24),
+            src: be128(ip, ipv6::field::SRC),
+            dst: be128(ip, ipv6::field::DST),
             sport: meta.sport,
             dport: meta.dport,
             proto: meta.proto,
@@ -104,6 +117,10 @@ impl IpFamily for u128 {
     #[inline]
     fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<u128>) -> Result<(), DropReason> {
         nat::rewrite6(pkt, meta, ends)
+    }
+    #[inline(always)]
+    fn forward(frame: &mut [u8], meta: &Meta, stations: Stations, ends: &Ends<u128>) -> bool {
+        nat::express::forward6(frame, meta, stations, ends)
     }
     fn may_fragment(_: &[u8], _: &Meta) -> bool {
         false

@@ -37,7 +37,10 @@ impl Core {
         let at = Arrival { largest: largest.min(usize::from(u16::MAX)) as u16, ..at };
         let link = self.links[usize::from(at.port.0)];
         let verdict = whole.edit(|p| match parse(p.bytes(), link) {
-            Ok(Parsed::Ip(meta)) if !meta.is_fragment() => self.ip::<A>(snap, at, meta, p, out),
+            Ok(Parsed::Ip(meta)) if !meta.is_fragment() => {
+                let hash = A::table(&mut self.tables).hash(&A::tuple(p.bytes(), &meta));
+                self.ip::<A>(snap, at, meta, hash, p, out)
+            }
             Ok(_) => Verdict::Drop(DropReason::BadFragment),
             Err(why) => Verdict::Drop(why),
         });

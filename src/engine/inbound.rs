@@ -11,7 +11,7 @@ use crate::time::{Mono, Span};
 use crate::wire::{Meta, number, tcp};
 
 impl Core {
-    #[inline]
+    #[inline(never)]
     pub(super) fn inbound<A: IpFamily>(
         &mut self,
         snap: &Snapshot,

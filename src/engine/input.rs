@@ -1,15 +1,15 @@
 //! What a frame is and whose it is.
 
+use super::burst::Look;
 use super::family::IpFamily;
 use super::{Core, DropReason, PortId, Verdict};
-use crate::addr::Mac;
 use crate::buf::{Out, PacketBuf};
 use crate::conn::table::Side;
-use crate::host::{FrameTo, OnFail, Owned};
+use crate::host::{OnFail, Owned};
 use crate::nat::icmp;
 use crate::svc::{Proto, Snapshot};
 use crate::time::Mono;
-use crate::wire::{Family, Link, Meta, Parsed, number, parse, ttl};
+use crate::wire::{Family, Meta, Parsed, number, ttl};
 
 /// Where a packet came from and when; passed along its way.
 #[derive(Clone, Copy, Debug)]
@@ -37,30 +37,16 @@ impl Core {
         snap: &Snapshot,
         now: Mono,
         port: PortId,
+        look: &Look,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
-        let Some(&link) = self.links.get(usize::from(port.0)) else {
-            return Verdict::Drop(DropReason::DeviceDown);
-        };
-        let mut group = false;
-        if link == Link::Ethernet {
-            let Some(dst) = pkt.bytes().first_chunk::<6>() else {
-                return Verdict::Drop(DropReason::ShortFrame);
-            };
-            match self.host.frame_to(port, Mac(*dst)) {
-                FrameTo::Us => {}
-                FrameTo::Group => group = true,
-                FrameTo::Other => return Verdict::Drop(DropReason::OtherStation),
-            }
-        }
-        let meta = match parse(pkt.bytes(), link) {
+        let meta = match look.found {
             Ok(Parsed::Ip(meta)) => meta,
             Ok(Parsed::Arp(at)) => return self.host.arp_in(now, port, pkt, at, out),
             Ok(Parsed::Other(_)) => return Verdict::Drop(DropReason::EtherType),
-            Err(DropReason::ShortTransport) if !group => {
-                let at = Arrival { now, port, largest: 0 };
-                return self.stub(snap, at, link, pkt, out);
+            Err(DropReason::ShortTransport) if !look.group => {
+                return self.stub(snap, Arrival { now, port, largest: 0 }, pkt, out);
             }
             Err(why) => return Verdict::Drop(why),
         };
@@ -70,21 +56,23 @@ impl Core {
             return Verdict::Drop(DropReason::BadOffload);
         }
         let at = Arrival { now, port, largest: 0 };
-        if group {
+        if look.group {
             return self.group(at, &meta, pkt, out);
         }
         match meta.family {
-            Family::V4 => self.ip::<u32>(snap, at, meta, pkt, out),
-            Family::V6 => self.ip::<u128>(snap, at, meta, pkt, out),
+            Family::V4 => self.ip::<u32>(snap, at, meta, look.hash, pkt, out),
+            Family::V6 => self.ip::<u128>(snap, at, meta, look.hash, pkt, out),
         }
     }
 
+    /// An IP packet; `hash` is that of its tuple.
     #[inline]
     pub(super) fn ip<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
         meta: Meta,
+        hash: u64,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
@@ -96,11 +84,15 @@ impl Core {
             && !snap.services.is_empty()
         {
             let tuple = A::tuple(pkt.bytes(), &meta);
-            let table = A::table(&mut self.tables);
-            return match table.find(table.hash(&tuple), &tuple) {
-                Some((slot, Side::Client)) => self.inbound::<A>(snap, at, meta, pkt, slot, out),
-                Some((slot, Side::Real)) => self.outbound::<A>(snap, at, meta, pkt, slot, out),
-                None => self.unknown::<A>(snap, at, meta, pkt, Some(proto), out),
+            let Some((slot, side)) = A::table(&mut self.tables).find(hash, &tuple) else {
+                return self.unknown::<A>(snap, at, meta, pkt, Some(proto), out);
+            };
+            if let Some(verdict) = self.express::<A>(snap, at, &meta, pkt, (slot, side), out) {
+                return verdict;
+            }
+            return match side {
+                Side::Client => self.inbound::<A>(snap, at, meta, pkt, slot, out),
+                Side::Real => self.outbound::<A>(snap, at, meta, pkt, slot, out),
             };
         }
         self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out)

@@ -5,16 +5,18 @@
 //! > needed: no clock, no thread, no descriptor.
 //!
 //! # Life of a packet
-//! [`Engine::on_packet`] counts it and asks [`input`] what it is: a frame for us, an ARP packet, an IP
-//! packet. An IP packet whose tuple is in the connection table goes on as [`inbound`] (from the client) or
+//! [`Engine::on_packet`] counts it, [`burst`] looks at the frame, and [`input`] decides by what it is: an
+//! ARP packet, an IP packet. An IP packet whose tuple is in the connection table goes on as [`inbound`] (from the client) or
 //! [`outbound`] (from a real server); another one that a service takes opens a connection in [`schedule`];
 //! an ICMP error about a connection is translated in [`related`]; everything else is the virtual host's.
 //! [`deliver`] is the one place where a packet towards a real server is rewritten and leaves.
 #![forbid(unsafe_code)]
 
+mod burst;
 mod bypass;
 mod defense;
 mod deliver;
+mod express;
 mod family;
 mod fragment;
 mod inbound;
@@ -33,6 +35,7 @@ mod stub;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod verdict;
+mod ways;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -51,7 +54,9 @@ use crate::wire::Link;
 pub use rows::ConnRow;
 pub use verdict::{DropCounters, DropReason, PortId, Taken, Verdict};
 
+use burst::{Look, WAVE};
 use family::{IpFamily, Tables};
+use ways::Ways;
 
 /// What an engine is made with and keeps for life.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +112,7 @@ struct Core {
     now: Mono,
     links: Vec<Link>,
     host: Host,
+    ways: Ways,
     tables: Tables,
     limit: u32,
     /// FULLNAT tuples, by outgoing port.
@@ -149,6 +155,7 @@ impl Engine {
             now,
             links: Vec::new(),
             host,
+            ways: Ways::default(),
             tables,
             limit,
             pools: Vec::new(),
@@ -183,12 +190,14 @@ impl Engine {
         let Engine { snap, core } = self;
         core.now = now;
         let before = out.len();
-        let verdict = core.packet(snap, now, port, pkt, out);
+        let look = core.look(snap, port, pkt.bytes());
+        let verdict = core.packet(snap, now, port, &look, pkt, out);
         core.counters.made += (out.len() - before) as u64;
         core.count(verdict);
         verdict
     }
-    /// Decides about a burst of packets that came in on one port, in order.
+    /// Decides about a burst of packets that came in on one port, in order: the same as one
+    /// [`Engine::on_packet`] after the other, but memory is waited for once.
     pub fn on_burst(
         &mut self,
         now: Mono,
@@ -197,9 +206,21 @@ impl Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
-        for (pkt, verdict) in burst.iter_mut().zip(verdicts) {
-            *verdict = self.on_packet(now, port, pkt, out);
+        let Engine { snap, core } = self;
+        core.now = now;
+        let before = out.len();
+        for (burst, verdicts) in burst.chunks_mut(WAVE).zip(verdicts.chunks_mut(WAVE)) {
+            let mut looks = [Look::NOTHING; WAVE];
+            for ((look, pkt), _) in looks.iter_mut().zip(burst.iter()).zip(verdicts.iter()) {
+                *look = core.look(snap, port, pkt.bytes());
+            }
+            core.read_ahead(&looks[..burst.len().min(verdicts.len())]);
+            for ((pkt, verdict), look) in burst.iter_mut().zip(verdicts).zip(&looks) {
+                *verdict = core.packet(snap, now, port, look, pkt, out);
+                core.count(*verdict);
+            }
         }
+        core.counters.made += (out.len() - before) as u64;
     }
     /// Announces all addresses (gratuitous ARP, unsolicited neighbour advertisements).
     pub fn announce(&mut self, now: Mono, out: &mut Out) {
@@ -331,6 +352,7 @@ impl Core {
     fn configure(&mut self, now: Mono, snap: &Snapshot) {
         self.set_defense(snap);
         let net = &snap.net;
+        self.ways.clear();
         self.links = net.ports.iter().map(|p| p.link).collect();
         let owners = |names: &Option<Vec<String>>| {
             names.as_ref().map(|names| {

@@ -13,7 +13,7 @@ use crate::svc::Snapshot;
 use crate::wire::{Meta, ttl};
 
 impl Core {
-    #[inline]
+    #[inline(never)]
     pub(super) fn outbound<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
@@ -69,6 +69,11 @@ impl Core {
             Ends { src: Some((conn.virt, conn.vport)), dst: fullnat.then_some((conn.client, conn.cport)) };
         if let Err(why) = A::rewrite(pkt, &meta, &ends) {
             return Verdict::Drop(why);
+        }
+        if meta.ip_len() <= at.cut_to(route.mtu)
+            && let Some(verdict) = self.host.transmit_ready(at.now, &route, None, pkt, meta.l3 as usize)
+        {
+            return verdict;
         }
         let on_fail = OnFail::HostUnreachable { source: None, quote: Quote::default() };
         self.leave::<A>(at, &route, meta, pkt, on_fail, out)

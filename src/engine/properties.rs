@@ -180,4 +180,104 @@ proptest! {
         // a packet to an address nobody asked for yet costs one question beside the packet itself
         prop_assert!(sent.len() <= 2, "{} packets for one", sent.len());
     }
+
+    /// Looking ahead must not be seen: bursts longer and shorter than a wave, the same flow several times,
+    /// connections that begin and end inside the burst, broken frames, fragments, other stations.
+    #[test]
+    fn a_burst_is_its_packets_one_by_one(
+        bursts in prop::collection::vec((any::<bool>(), prop::collection::vec(passer(), 0..90)), 1..5),
+        udp: bool,
+        mode in 0usize..4,
+    ) {
+        let forward =
+            [Forward::Nat, Forward::FullNat, Forward::Tun(Tunnel::Ipip), Forward::Dr][mode];
+        let proto = if udp { Proto::Udp } else { Proto::Tcp };
+        let (mut one, mut many) = (engine(forward, proto), engine(forward, proto));
+        for (i, (from_lan, passers)) in bursts.into_iter().enumerate() {
+            let now = Mono::from_millis(i as u64 * 40_000);
+            let port = if from_lan { LAN } else { WAN };
+            let frames: Vec<_> = passers.iter().map(|p| p.frame(proto, from_lan)).collect();
+            let one_by_one = pass(&mut one, now, port, &frames, 1);
+            let together = pass(&mut many, now, port, &frames, frames.len());
+            prop_assert_eq!(one_by_one, together);
+            prop_assert_eq!(one.counters(), many.counters());
+            prop_assert!(one.drops().seen().eq(many.drops().seen()));
+            let rows = |e: &Engine| format!("{:?}", e.connections(now).collect::<Vec<_>>());
+            prop_assert_eq!(rows(&one), rows(&many));
+            many.check().map_err(TestCaseError::fail)?;
+            for e in [&mut one, &mut many] {
+                e.on_timeout(now, &mut Out::new());
+            }
+        }
+    }
+}
+
+/// A packet that comes by.
+#[derive(Clone, Debug)]
+struct Passer {
+    v6: bool,
+    who: (u8, u16),
+    flags: u8,
+    len: usize,
+    changed: Option<(usize, u8)>,
+}
+
+fn passer() -> impl Strategy<Value = Passer> {
+    let flags = prop::sample::select(vec![0x02u8, 0x10, 0x10, 0x10, 0x11, 0x04, 0x12]);
+    let changed = prop::option::weighted(0.2, (0usize..60, any::<u8>()));
+    let fields = (any::<bool>(), (0u8..3, 0u16..2), flags, 0usize..1600, changed);
+    fields.prop_map(|(v6, who, flags, len, changed)| {
+        // most packets are small, some are too large
+        Passer { v6, who, flags, len: if len < 100 { len * 16 } else { len % 60 }, changed }
+    })
+}
+
+impl Passer {
+    fn frame(&self, proto: Proto, from_lan: bool) -> Vec<u8> {
+        let n = net(self.v6);
+        let client = SocketAddr::new(client_ip(n.client, self.who.0), 4000 + self.who.1);
+        let real = SocketAddr::new(n.rs[usize::from(self.who.0) % 2], 8080);
+        let vip = SocketAddr::new(n.vip, 80);
+        let payload = vec![7; self.len];
+        let mut frame = match from_lan {
+            true => frame(LAN_MAC, proto, real, client, self.flags, &payload),
+            false => frame(WAN_MAC, proto, client, vip, self.flags, &payload),
+        };
+        if let Some((at, byte)) = self.changed
+            && let Some(b) = frame.get_mut(at)
+        {
+            *b = byte;
+        }
+        frame
+    }
+}
+
+/// Verdicts with the packets as they became, and everything sent beside them.
+fn pass(e: &mut Engine, now: Mono, port: PortId, frames: &[Vec<u8>], together: usize) -> Vec<String> {
+    let (mut said, mut beside) = (Vec::new(), Vec::new());
+    for frames in frames.chunks(together.max(1)) {
+        let mut out = Out::new();
+        let mut memory = vec![vec![0u8; 2048]; frames.len()];
+        let mut packets: Vec<PacketBuf<'_>> = memory
+            .iter_mut()
+            .zip(frames)
+            .map(|(mem, frame)| {
+                let mut pkt = PacketBuf::empty(mem, crate::buf::HEADROOM);
+                pkt.fill(frame);
+                pkt
+            })
+            .collect();
+        let mut verdicts = vec![Verdict::Send(PortId(9)); frames.len()];
+        if together == 1 {
+            verdicts[0] = e.on_packet(now, port, &mut packets[0], &mut out);
+        } else {
+            e.on_burst(now, port, &mut packets, &mut verdicts, &mut out);
+        }
+        said.extend(verdicts.iter().zip(&packets).map(|(v, p)| format!("{v:?} {:?}", p.bytes())));
+        while let Some((port, p)) = out.pop() {
+            beside.push(format!("{port:?} {:?}", p.bytes()));
+        }
+    }
+    said.append(&mut beside);
+    said
 }

@@ -13,7 +13,7 @@ use crate::buf::{Offload, Out, PacketBuf};
 use crate::conn::table::Side;
 use crate::svc::{Proto, Snapshot};
 use crate::wire::meta::parse_quoted;
-use crate::wire::{Family, Link, Meta};
+use crate::wire::{Family, Meta};
 
 const DROP: Verdict = Verdict::Drop(DropReason::ShortTransport);
 
@@ -24,11 +24,10 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        link: Link,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
-        let l3 = link.header_len();
+        let l3 = self.links.get(usize::from(at.port.0)).map_or(0, |link| link.header_len());
         let family = match pkt.bytes().get(l3).map(|b| b >> 4) {
             Some(4) => Family::V4,
             Some(6) => Family::V6,

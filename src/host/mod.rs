@@ -40,7 +40,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use error::IcmpError;
-pub use neigh::MAX_LEARNT;
+pub use neigh::{Known, MAX_LEARNT};
 pub use neighbor::{NeighborInfo, NeighborState};
 pub use own::{FrameTo, Owned};
 pub use plan::*;
@@ -288,6 +288,17 @@ impl Host {
     #[inline]
     pub fn route(&self, dst: IpAddr) -> Option<Route> {
         self.routes.lookup(dst)
+    }
+
+    /// Where the neighbour of a route is in the table.
+    pub fn known(&self, route: &Route) -> Known {
+        self.neighbors.known(route.port, route.next_hop)
+    }
+
+    /// True while [`Host::known`] would say the same.
+    #[inline]
+    pub fn still(&self, known: &Known) -> bool {
+        self.neighbors.still(known)
     }
 
     /// The director's own address to use as source on a route: of the outgoing port, in the network of

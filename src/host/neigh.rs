@@ -86,6 +86,13 @@ pub(super) struct Learnt {
     pub replaced: Option<Mac>,
 }
 
+/// The place of a neighbour's entry, good as long as no entry comes or goes; for the packet path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    at: u32,
+    generation: u32,
+}
+
 /// All neighbours of all ports.
 #[derive(Debug)]
 pub(super) struct Neighbors {
@@ -93,6 +100,8 @@ pub(super) struct Neighbors {
     index: HashMap<LinkKey, u32, Folded>,
     /// Places in `entries` where an address was found last, by [`LinkKey::slot`]; only hints.
     hints: Box<[u32; LinkKey::SLOTS]>,
+    /// Changes whenever an entry comes, goes or moves, so that a [`Known`] place is not taken for another's.
+    generation: u32,
     /// When the first timer fires.
     next: Option<Mono>,
     parked_cost: usize,
@@ -106,6 +115,7 @@ impl Neighbors {
             entries: Vec::new(),
             index: HashMap::with_hasher(folded),
             hints: Box::new([0; LinkKey::SLOTS]),
+            generation: 0,
             next: None,
             parked_cost: 0,
             lost: Vec::new(),
@@ -123,6 +133,28 @@ impl Neighbors {
         let at = *self.index.get(&key)?;
         self.hints[key.slot()] = at;
         self.entries.get_mut(at as usize)
+    }
+
+    /// The place of an entry, or of none.
+    pub fn known(&self, port: PortId, ip: IpAddr) -> Known {
+        let at = self.index.get(&LinkKey::of(port, ip)).copied();
+        // a place of none is asked for again as soon as there is an entry more
+        Known { at: at.unwrap_or(u32::MAX), generation: self.generation }
+    }
+
+    /// True while [`Neighbors::known`] would say the same.
+    #[inline]
+    pub fn still(&self, known: &Known) -> bool {
+        known.generation == self.generation
+    }
+
+    /// The entry at a place that is known still.
+    #[inline]
+    pub fn at(&mut self, known: &Known) -> Option<&mut Neighbor> {
+        if known.generation != self.generation {
+            return None;
+        }
+        self.entries.get_mut(known.at as usize)
     }
 
     /// A configured neighbour.
@@ -326,6 +358,7 @@ impl Neighbors {
     pub fn retain(&mut self, keep: impl Fn(PortId, IpAddr) -> Option<PortId>) {
         let old = std::mem::take(&mut self.entries);
         self.index.clear();
+        self.generation = self.generation.wrapping_add(1);
         for mut n in old {
             match keep(n.port, n.ip) {
                 Some(port) if n.state != NeighborState::Permanent => {
@@ -356,12 +389,14 @@ impl Neighbors {
         }
         let at = self.entries.len();
         self.entries.push(Neighbor::new(now, port, ip, pinned));
+        self.generation = self.generation.wrapping_add(1);
         self.index.insert(LinkKey::of(port, ip), at as u32);
         Some(at)
     }
 
     fn remove(&mut self, at: usize) {
         let n = self.entries.swap_remove(at);
+        self.generation = self.generation.wrapping_add(1);
         self.index.remove(&n.key);
         if let Some(moved) = self.entries.get(at) {
             self.index.insert(moved.key, at as u32);

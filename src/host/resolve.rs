@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::neigh::{Probe, Slow};
-use super::neighbor::Parked;
-use super::{Host, HostEvent, IcmpError, Route, family};
+use super::neighbor::{Neighbor, Parked};
+use super::{Host, HostEvent, IcmpError, Known, Route, family};
 use crate::addr::Mac;
 use crate::buf::{Offload, Out, OwnedPacket, PacketBuf};
 use crate::engine::{DropReason, PortId, Taken, Verdict};
 use crate::time::Mono;
 use crate::wire::arp::{Arp, Operation};
+use crate::wire::eth::Stations;
 use crate::wire::fragment::{fragment4, fragment6};
 use crate::wire::meta::parse_quoted;
 use crate::wire::ndp::{self, Ndp};
@@ -70,23 +71,47 @@ impl Host {
         on_fail: OnFail,
         out: &mut Out,
     ) -> Verdict {
-        let Some(&(link, mac)) = self.links.get(usize::from(route.port.0)) else {
-            return Verdict::Drop(DropReason::DeviceDown);
-        };
-        if link == Link::Ethernet
-            && !route.unreachable
-            && let Some(n) = self.neighbors.find(route.port, route.next_hop)
-            && now < n.good_until
-        {
-            n.used = now;
-            let to = n.mac;
-            return link_header(pkt, l3, to, mac).map_or_else(Verdict::Drop, |()| Verdict::Send(route.port));
-        }
-        if link == Link::Ip && !route.unreachable {
-            pkt.trim_front(l3);
-            return Verdict::Send(route.port);
+        let neighbor = self.neighbors.find(route.port, route.next_hop);
+        if let Some(verdict) = ready(&self.links, neighbor, now, route, pkt, l3) {
+            return verdict;
         }
         self.transmit_slow(now, route, pkt, l3, on_fail, out)
+    }
+
+    /// The same where nothing stands in the way: a neighbour that needs no thought, or none needed.
+    /// `None`: nothing was done, use [`Host::transmit`].
+    #[inline]
+    pub fn transmit_ready(
+        &mut self,
+        now: Mono,
+        route: &Route,
+        neighbor: Option<&Known>,
+        pkt: &mut PacketBuf<'_>,
+        l3: usize,
+    ) -> Option<Verdict> {
+        let neighbor = match neighbor {
+            Some(known) => self.neighbors.at(known),
+            None => self.neighbors.find(route.port, route.next_hop),
+        };
+        ready(&self.links, neighbor, now, route, pkt, l3)
+    }
+
+    /// Sender and receiver of a frame on this route, where [`Host::transmit_ready`] would send it as one:
+    /// the caller does. The neighbour counts as used.
+    #[inline(always)]
+    pub fn stations(&mut self, now: Mono, route: &Route, neighbor: Option<&Known>) -> Option<Stations> {
+        let neighbor = match neighbor {
+            Some(known) => self.neighbors.at(known),
+            None => self.neighbors.find(route.port, route.next_hop),
+        };
+        match self.links.get(usize::from(route.port.0)) {
+            Some(&(Link::Ethernet, from)) if !route.unreachable => {
+                let n = neighbor.filter(|n| now < n.good_until)?;
+                n.used = now;
+                Some(Stations::new(n.mac, from))
+            }
+            _ => None,
+        }
     }
 
     #[cold]
@@ -291,6 +316,29 @@ impl Host {
     }
 }
 
+#[inline]
+fn ready(
+    links: &[(Link, Mac)],
+    neighbor: Option<&mut Neighbor>,
+    now: Mono,
+    route: &Route,
+    pkt: &mut PacketBuf<'_>,
+    l3: usize,
+) -> Option<Verdict> {
+    let &(link, mac) = links.get(usize::from(route.port.0))?;
+    if route.unreachable {
+        return None;
+    }
+    if link == Link::Ip {
+        pkt.trim_front(l3);
+        return Some(Verdict::Send(route.port));
+    }
+    let n = neighbor.filter(|n| now < n.good_until)?;
+    n.used = now;
+    let to = n.mac;
+    Some(link_header(pkt, l3, to, mac).map_or_else(Verdict::Drop, |()| Verdict::Send(route.port)))
+}
+
 /// Writes the Ethernet header just before the IP header at `l3`.
 #[inline]
 fn link_header(pkt: &mut PacketBuf<'_>, l3: usize, to: Mac, from: Mac) -> Result<(), DropReason> {
@@ -299,9 +347,9 @@ fn link_header(pkt: &mut PacketBuf<'_>, l3: usize, to: Mac, from: Mac) -> Result
         Some(6) => number::ETH_IPV6,
         _ => return Err(DropReason::BadVersion),
     };
-    if l3 >= eth::LEN {
+    if l3 > eth::LEN {
         pkt.trim_front(l3 - eth::LEN);
-    } else {
+    } else if l3 < eth::LEN {
         pkt.prepend(eth::LEN - l3).ok_or(DropReason::NoHeadroom)?;
     }
     let header = pkt.bytes_mut().first_chunk_mut().ok_or(DropReason::ShortFrame)?;

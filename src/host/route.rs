@@ -27,12 +27,9 @@ pub struct Route {
 struct Line<A> {
     net: A,
     mask: A,
-    port: PortId,
-    /// `None`: the destination is a neighbour.
-    gateway: Option<IpAddr>,
-    mtu: u32,
-    unreachable: bool,
-    source: Option<IpAddr>,
+    /// The destination is a neighbour: it is its own next hop.
+    direct: bool,
+    route: Route,
 }
 
 /// The routes of a plan.
@@ -94,28 +91,14 @@ impl RouteTable {
         {
             self.next_hops.push((port, gateway));
         }
+        let direct = gateway.is_none();
+        let route = Route { port, next_hop: gateway.unwrap_or(to.addr), mtu, unreachable, source };
         match (to.network(), mask(all_ones(to.addr), to.len)) {
             (IpAddr::V4(net), IpAddr::V4(mask)) => {
-                self.v4.push(Line {
-                    net: net.into(),
-                    mask: mask.into(),
-                    port,
-                    gateway,
-                    mtu,
-                    unreachable,
-                    source,
-                });
+                self.v4.push(Line { net: net.into(), mask: mask.into(), direct, route });
             }
             (IpAddr::V6(net), IpAddr::V6(mask)) => {
-                self.v6.push(Line {
-                    net: net.into(),
-                    mask: mask.into(),
-                    port,
-                    gateway,
-                    mtu,
-                    unreachable,
-                    source,
-                });
+                self.v6.push(Line { net: net.into(), mask: mask.into(), direct, route });
             }
             _ => {}
         }
@@ -125,13 +108,11 @@ impl RouteTable {
     #[inline]
     pub fn lookup(&self, dst: IpAddr) -> Option<Route> {
         fn found<A>(line: &Line<A>, dst: IpAddr) -> Route {
-            Route {
-                port: line.port,
-                next_hop: line.gateway.unwrap_or(dst),
-                mtu: line.mtu,
-                unreachable: line.unreachable,
-                source: line.source,
+            let mut route = line.route;
+            if line.direct {
+                route.next_hop = dst;
             }
+            route
         }
         match dst {
             IpAddr::V4(a) if a.is_multicast() || a.is_broadcast() => None,

@@ -122,7 +122,7 @@ impl Meta {
 ///
 /// # Errors
 /// The reason to drop the packet.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8], link: Link) -> Result<Parsed, DropReason> {
     let at = link.header_len();
     let kind = match link {
@@ -159,26 +159,29 @@ pub fn parse_quoted(frame: &[u8], at: usize, family: Family) -> Result<Meta, Dro
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse4(frame: &[u8], at: usize, quoted: bool) -> Result<Meta, DropReason> {
-    let Some(ip) = frame.get(at..).filter(|ip| ip.len() >= 20) else {
-        return Err(DropReason::ShortIpHeader);
-    };
+    let rest = frame.get(at..).unwrap_or_default();
+    let ip = rest.first_chunk::<20>().ok_or(DropReason::ShortIpHeader)?;
     if ip[0] >> 4 != 4 {
         return Err(DropReason::BadVersion);
     }
     let header = usize::from(ip[0] & 15) * 4;
-    if header < 20 || header > ip.len() {
+    if header != 20 && (header < 20 || header > rest.len()) {
         return Err(DropReason::BadIpHeaderLength);
     }
-    if !quoted && !sum::header_ok(&ip[..header]) {
-        return Err(DropReason::BadIpChecksum);
+    if !quoted {
+        // nearly every header is without options: a fixed length needs no loop
+        let ok = if header == 20 { sum::header_ok(ip) } else { sum::header_ok(&rest[..header]) };
+        if !ok {
+            return Err(DropReason::BadIpChecksum);
+        }
     }
     let total = usize::from(be16(ip, 2));
-    if total < header || (total > ip.len() && !quoted) {
+    if total < header || (total > rest.len() && !quoted) {
         return Err(DropReason::BadIpLength);
     }
-    let total = total.min(ip.len());
+    let total = total.min(rest.len());
     let frag = be16(ip, 6);
     let mut meta = Meta {
         family: Family::V4,
@@ -200,6 +203,7 @@ fn parse4(frame: &[u8], at: usize, quoted: bool) -> Result<Meta, DropReason> {
 /// Most extension headers a packet may have; more is an attack, not a packet.
 const MAX_EXTENSIONS: usize = 8;
 
+#[inline]
 fn parse6(frame: &[u8], at: usize, quoted: bool) -> Result<Meta, DropReason> {
     let Some(ip) = frame.get(at..).filter(|ip| ip.len() >= 40) else {
         return Err(DropReason::ShortIpHeader);
@@ -259,12 +263,19 @@ fn parse6(frame: &[u8], at: usize, quoted: bool) -> Result<Meta, DropReason> {
     Err(DropReason::BadExtension)
 }
 
-#[inline]
+/// Reads the transport header, which the IP header says begins at `l4`.
+#[inline(always)]
 fn transport(frame: &[u8], meta: &mut Meta, quoted: bool) -> Result<(), DropReason> {
     if meta.frag_offset != 0 {
         return Ok(());
     }
-    let l4 = &frame[meta.l4 as usize..meta.end as usize];
+    let l4 = frame.get(meta.l4 as usize..meta.end as usize).unwrap_or_default();
+    if meta.proto == n::TCP
+        && let Some(tcp) = l4.first_chunk::<20>()
+    {
+        (meta.sport, meta.dport, meta.tcp_flags) = (be16(tcp, 0), be16(tcp, 2), tcp[13]);
+        return Ok(());
+    }
     let need = match meta.proto {
         n::TCP => 20,
         n::SCTP => 12,
@@ -274,9 +285,11 @@ fn transport(frame: &[u8], meta: &mut Meta, quoted: bool) -> Result<(), DropReas
     if l4.len() < need && !(quoted && l4.len() >= 4) {
         return Err(DropReason::ShortTransport);
     }
-    if !matches!(meta.proto, n::ICMP | n::ICMPV6) {
-        meta.sport = be16(l4, 0);
-        meta.dport = be16(l4, 2);
+    if !matches!(meta.proto, n::ICMP | n::ICMPV6)
+        && let Some(ports) = l4.first_chunk::<4>()
+    {
+        meta.sport = be16(ports, 0);
+        meta.dport = be16(ports, 2);
     }
     if meta.proto == n::TCP && l4.len() >= 14 {
         meta.tcp_flags = l4[13];

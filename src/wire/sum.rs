@@ -21,12 +21,12 @@ pub fn sum(bytes: &[u8]) -> u64 {
 
 /// Folds carries back until 16 bits are left.
 #[inline]
-pub fn fold(mut s: u64) -> u16 {
-    s = (s & 0xffff_ffff) + (s >> 32);
-    s = (s & 0xffff) + ((s >> 16) & 0xffff) + (s >> 32);
-    s = (s & 0xffff) + (s >> 16);
-    s = (s & 0xffff) + (s >> 16);
-    s as u16
+pub const fn fold(s: u64) -> u16 {
+    let (low, carry) = (s as u32).overflowing_add((s >> 32) as u32);
+    // cannot overflow: two halves that carry leave at most 2^32 - 2
+    let s = low.wrapping_add(carry as u32);
+    // the low half carries into the high one, where the sum of both halves is left
+    (s.wrapping_add(s.rotate_left(16)) >> 16) as u16
 }
 
 /// The checksum field for bytes whose field is zero: complement of the folded sum.
@@ -98,22 +98,14 @@ impl Delta {
     /// The new field of a complete checksum.
     #[inline]
     pub const fn apply(self, field: u16) -> u16 {
-        !fold_const((!field) as u64 + self.0)
+        !fold((!field) as u64 + self.0)
     }
     /// The new field of a partial checksum: the pseudo-header sum is not complemented, and only changes
     /// of the pseudo-header may be collected in this delta.
     #[inline]
     pub const fn apply_partial(self, field: u16) -> u16 {
-        fold_const(field as u64 + self.0)
+        fold(field as u64 + self.0)
     }
-}
-
-const fn fold_const(mut s: u64) -> u16 {
-    s = (s & 0xffff_ffff) + (s >> 32);
-    s = (s & 0xffff) + ((s >> 16) & 0xffff) + (s >> 32);
-    s = (s & 0xffff) + (s >> 16);
-    s = (s & 0xffff) + (s >> 16);
-    s as u16
 }
 
 #[cfg(test)]
@@ -127,6 +119,20 @@ mod tests {
             s = (s & 0xffff) + (s >> 16);
         }
         s as u16
+    }
+
+    #[test]
+    fn folding_is_adding_the_halves_until_there_is_one() {
+        let edges = [0u64, 1, 0xffff, 0x1_0000, 0x1_ffff, 0xffff_ffff, 0x1_0000_0000, 0xffff_ffff_0000_0000];
+        for (s, more) in edges.iter().flat_map(|s| (0..100u64).map(move |i| (*s, i * 0x1234_5678_9abc))) {
+            for s in [s, s.wrapping_add(more), s.wrapping_sub(more), u64::MAX - more] {
+                let mut halves = s;
+                while halves >> 16 != 0 {
+                    halves = (halves & 0xffff) + (halves >> 16);
+                }
+                assert_eq!(u64::from(fold(s)), halves, "{s:#x}");
+            }
+        }
     }
 
     #[test]

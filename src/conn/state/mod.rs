@@ -123,7 +123,7 @@ impl State {
         )
     }
     /// State after a TCP packet with these flags.
-    #[inline]
+    #[inline(always)]
     pub fn after_tcp(self, seen: Seen, flags: u8) -> State {
         tcp::step(self, seen, flags)
     }

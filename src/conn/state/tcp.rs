@@ -51,7 +51,7 @@ const ATTACK_INPUT_ONLY: Table = [
 ];
 
 /// Priority of flags: RST, SYN, FIN, ACK; none of them closes (IPVS-RULES 75).
-#[inline]
+#[inline(always)]
 pub(super) fn step(state: State, seen: Seen, flags: u8) -> State {
     let table = match seen {
         Seen::Input => &INPUT,

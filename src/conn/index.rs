@@ -1,0 +1,164 @@
+//! The index of a connection table: from the hash of a tuple to the entry (slot and side) it may be.
+//!
+//! # Theory of operation
+//! Open addressing with linear probing over cells of 8 bytes: half of the hash, and the entry plus one (an
+//! empty cell is zero, so the memory comes zeroed from the system and untouched pages cost nothing). The
+//! same half of the hash says where a cell would best lie, so probing and removing read cells only, never
+//! connections. Removing shifts later cells back instead of leaving a mark, therefore lookups do not
+//! become slower with time and nothing is ever rebuilt. All room is made at creation; at most three
+//! quarters of the cells are used, mostly half of them or less.
+//!
+//! Why not `hashbrown`: its cells cannot be read ahead of time (docs/decisions/0006).
+
+use std::collections::TryReserveError;
+
+/// The index.
+#[derive(Debug)]
+pub(super) struct Index {
+    cells: Vec<u64>,
+    /// Number of cells, a power of two, minus one.
+    mask: usize,
+    len: usize,
+}
+
+#[inline]
+fn half(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+impl Index {
+    /// An index for at most `keys` keys.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn new(keys: usize) -> Result<Index, TryReserveError> {
+        let cells = (keys + keys / 3 + 1).next_power_of_two().max(16);
+        // the fallible way has no zeroed memory, the zeroed way cannot fail: ask, then take
+        Vec::<u64>::new().try_reserve_exact(cells)?;
+        Ok(Index { cells: vec![0; cells], mask: cells - 1, len: 0 })
+    }
+    /// Keys in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.cells.len() * size_of::<u64>()
+    }
+    #[inline]
+    fn home(&self, half: u32) -> usize {
+        half as usize & self.mask
+    }
+    /// Reads the cell where a search for this hash begins. For the memory it touches; the value says little.
+    #[inline]
+    pub fn read(&self, hash: u64) -> u64 {
+        self.cells[self.home(half(hash))]
+    }
+    /// The first entry with this hash that `is_it` accepts.
+    #[inline]
+    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        let half = half(hash);
+        let mut at = self.home(half);
+        loop {
+            let cell = self.cells[at];
+            if cell == 0 {
+                return None;
+            }
+            let entry = (cell as u32).wrapping_sub(1);
+            if (cell >> 32) as u32 == half && is_it(entry) {
+                return Some(entry);
+            }
+            at = (at + 1) & self.mask;
+        }
+    }
+    /// Adds an entry that is not there yet; the caller keeps count of the keys.
+    pub fn insert(&mut self, hash: u64, entry: u32) {
+        debug_assert!(self.len < self.mask);
+        let half = half(hash);
+        let mut at = self.home(half);
+        while self.cells[at] != 0 {
+            at = (at + 1) & self.mask;
+        }
+        self.cells[at] = u64::from(half) << 32 | u64::from(entry + 1);
+        self.len += 1;
+    }
+    /// Removes an entry; false when it is not there.
+    pub fn remove(&mut self, hash: u64, entry: u32) -> bool {
+        let wanted = u64::from(half(hash)) << 32 | u64::from(entry + 1);
+        let mut gap = self.home(half(hash));
+        while self.cells[gap] != wanted {
+            if self.cells[gap] == 0 {
+                return false;
+            }
+            gap = (gap + 1) & self.mask;
+        }
+        let mut at = gap;
+        loop {
+            at = (at + 1) & self.mask;
+            let cell = self.cells[at];
+            if cell == 0 {
+                break;
+            }
+            // a cell may move back into the gap unless its home lies behind the gap
+            let home = self.home((cell >> 32) as u32);
+            if at.wrapping_sub(home) & self.mask >= at.wrapping_sub(gap) & self.mask {
+                self.cells[gap] = cell;
+                gap = at;
+            }
+        }
+        self.cells[gap] = 0;
+        self.len -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_index_takes_as_many_keys_as_it_was_made_for() {
+        for keys in [0, 1, 11, 12, 13, 1000] {
+            let mut index = Index::new(keys).unwrap();
+            (0..keys as u32).for_each(|i| index.insert(u64::MAX, i));
+            assert_eq!(index.len(), keys);
+            assert_eq!(index.find(u64::MAX, |_| false), None, "an empty cell ends every search");
+            assert!(index.bytes() <= (keys * 3 + 16) * 8);
+        }
+    }
+
+    proptest! {
+        /// Few homes, many of them at the end: chains run into each other and around the end.
+        #[test]
+        fn it_agrees_with_a_list(ops in proptest::collection::vec((any::<bool>(), 0u32..40, 0u64..6), 0..300)) {
+            let hash = |h: u64| (h + 13) << 32 | h;
+            let mut index = Index::new(40).unwrap();
+            let mut model: Vec<(u64, u32)> = Vec::new();
+            for (add, entry, h) in ops {
+                let known = model.iter().position(|m| m.1 == entry);
+                match (add, known) {
+                    (true, None) => {
+                        index.insert(hash(h), entry);
+                        model.push((h, entry));
+                    }
+                    (true, Some(_)) => {}
+                    (false, Some(at)) => {
+                        let (h, entry) = model.remove(at);
+                        prop_assert!(index.remove(hash(h), entry));
+                    }
+                    (false, None) => prop_assert!(!index.remove(hash(h), entry)),
+                }
+                prop_assert_eq!(index.len(), model.len());
+                for (h, entry) in &model {
+                    prop_assert_eq!(index.find(hash(*h), |e| e == *entry), Some(*entry));
+                }
+            }
+            for (h, entry) in model {
+                prop_assert!(index.remove(hash(h), entry));
+            }
+            prop_assert!(index.cells.iter().all(|c| *c == 0));
+        }
+    }
+}
