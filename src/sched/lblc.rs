@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Slot;
 use super::least::{self, heavier, overhead};
-use crate::svc::Dest;
+use crate::svc::{Dest, DestId};
 use crate::time::{Mono, Span};
 
 /// Default of the sysctls `lblc_expiration` and `lblcr_expiration`.
@@ -102,6 +102,13 @@ impl Cache {
             entry.changed = now;
         }
         Some(found)
+    }
+
+    /// Takes a server out of all sets.
+    pub(super) fn forget(&mut self, id: DestId) {
+        for entry in self.entries.values_mut() {
+            entry.servers.retain(|s| s.id != id);
+        }
     }
 
     /// Runs the checks that are due.

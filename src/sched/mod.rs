@@ -94,6 +94,13 @@ impl Scheduler {
     pub fn flags(&self) -> SchedulerFlags {
         self.flags
     }
+    /// The identity of a server that is no more was given to another one: nothing remembered of the old
+    /// one may reach the new one.
+    pub fn forget(&mut self, id: DestId) {
+        if let State::Lblc(cache) = &mut self.state {
+            cache.forget(id);
+        }
+    }
     /// A server was added; `dests` is the list with it (it is at the head).
     pub fn added(&mut self, dests: &[Arc<Dest>], _id: DestId) {
         self.rebuild(dests, true);

@@ -51,7 +51,8 @@ impl std::error::Error for CatalogError {}
 /// What schedulers have to be told when a transaction is committed, in order.
 #[derive(Clone, Debug)]
 enum Notice {
-    Added(DestId),
+    /// A server, and whether its identity stands for another one than before.
+    Added(DestId, bool),
     Removed(DestId, usize),
     Edited(DestId),
 }
@@ -185,6 +186,7 @@ impl Catalog {
             service.stats.clone(),
             self.take_from_trash(key, spec.ip, spec.port),
         );
+        let new = revived.is_none();
         let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::default())));
         let dest =
             Arc::new(Dest { id, service, spec, live, timeouts, mss_clamp, service_stats, available: true });
@@ -193,7 +195,7 @@ impl Catalog {
         if let Some(s) = self.service_mut(key) {
             s.dests.insert(0, dest);
         }
-        self.note(key, Notice::Added(id));
+        self.note(key, Notice::Added(id, new));
         Ok(id)
     }
     /// Edits a real server (`ipvsadm -e`).
@@ -237,7 +239,12 @@ impl Catalog {
         for (scheduler, dests, notice) in std::mem::take(&mut self.notices) {
             let mut s = scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             match notice {
-                Notice::Added(id) => s.added(&dests, id),
+                Notice::Added(id, new) => {
+                    if new {
+                        s.forget(id);
+                    }
+                    s.added(&dests, id);
+                }
                 Notice::Removed(id, at) => s.removed(&dests, id, at),
                 Notice::Edited(id) => s.edited(&dests, id),
             }
