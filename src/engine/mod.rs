@@ -113,6 +113,9 @@ struct Core {
     links: Vec<Link>,
     host: Host,
     ways: Ways,
+    /// Tests compare the express lane with the long way.
+    #[cfg(test)]
+    long_way: bool,
     tables: Tables,
     limit: u32,
     /// FULLNAT tuples, by outgoing port.
@@ -156,6 +159,8 @@ impl Engine {
             links: Vec::new(),
             host,
             ways: Ways::default(),
+            #[cfg(test)]
+            long_way: false,
             tables,
             limit,
             pools: Vec::new(),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
-use super::tests::{LAN, WAN, engine, frame, give, net, sums_right};
+use super::tests::{LAN, Sent, WAN, engine, frame, give, net, sums_right};
 use super::*;
 use crate::addr::Mac;
 use crate::svc::{Forward, Persistence, Proto, Tunnel};
@@ -56,13 +56,28 @@ fn tie(e: &Engine, at: Mono, client: IpAddr) -> Option<SocketAddr> {
     e.templates(at).find(|t| t.client.ip() == client && t.virt.port() != 65535).map(|t| t.dest)
 }
 
+/// Gives both engines a frame, of which the twin knows no express lane, and wants the same of them.
+fn give_both(e: &mut Engine, twin: &mut Engine, at: Mono, port: PortId, f: &[u8]) -> (Verdict, Vec<Sent>) {
+    let (verdict, sent) = give(e, at, port, f);
+    let (long, long_sent) = give(twin, at, port, f);
+    assert_eq!(verdict, long, "the express lane decides as the long way does");
+    let bytes = |sent: &[Sent]| sent.iter().map(|s| s.bytes.clone()).collect::<Vec<_>>();
+    assert_eq!(bytes(&sent), bytes(&long_sent), "and sends the same");
+    assert_eq!(e.counters(), twin.counters());
+    (verdict, sent)
+}
+
 fn play(forward: Forward, proto: Proto, v6: bool, persistence: Option<u64>, acts: Vec<Act>) {
     let mut e = engine(forward, proto);
+    let mut twin = engine(forward, proto);
+    twin.core.long_way = true;
     let n = net(v6);
     if let Some(secs) = persistence {
         let netmask = if v6 { 128 } else { 32 };
         let persistence = Some(Persistence { timeout: Span::from_secs(secs), netmask });
-        e.on_snapshot(Mono::ZERO, super::tests::respecified(&e, |s| s.persistence = persistence));
+        for e in [&mut e, &mut twin] {
+            e.on_snapshot(Mono::ZERO, super::tests::respecified(e, |s| s.persistence = persistence));
+        }
     }
     let vip = SocketAddr::new(n.vip, 80);
     let mut now = 0;
@@ -76,7 +91,7 @@ fn play(forward: Forward, proto: Proto, v6: bool, persistence: Option<u64>, acts
                 let client = SocketAddr::new(client_ip(n.client, c), 4000 + port);
                 let f = frame(WAN_MAC, proto, client, vip, flags, &vec![c; len]);
                 let (tie, opened) = (tie(&e, at, client.ip()), e.counters().opened);
-                let (verdict, sent) = give(&mut e, at, WAN, &f);
+                let (verdict, sent) = give_both(&mut e, &mut twin, at, WAN, &f);
                 if e.counters().opened != opened {
                     let dest = e.connections(at).find(|r| r.client == client).map(|r| r.dest);
                     assert!(tie.is_none() || tie == dest, "{client} is {tie:?}'s and went to {dest:?}");
@@ -96,7 +111,7 @@ fn play(forward: Forward, proto: Proto, v6: bool, persistence: Option<u64>, acts
                     row.client == client && row.dest == seen_dst && row.local.unwrap_or(client) == seen_src
                 });
                 let f = frame(LAN_MAC, proto, seen_dst, seen_src, flags, b"reply");
-                let (verdict, sent) = give(&mut e, at, LAN, &f);
+                let (verdict, sent) = give_both(&mut e, &mut twin, at, LAN, &f);
                 if live {
                     assert_eq!(verdict, Verdict::Send(WAN), "a reply finds its flow");
                     assert_eq!(ends(&sent[0].bytes), (vip, client));
@@ -108,16 +123,20 @@ fn play(forward: Forward, proto: Proto, v6: bool, persistence: Option<u64>, acts
             Act::Reply(..) => {}
             Act::Wait(ms) => {
                 now += ms;
-                let mut out = Out::new();
-                e.on_timeout(Mono::from_millis(now), &mut out);
+                for e in [&mut e, &mut twin] {
+                    e.on_timeout(Mono::from_millis(now), &mut Out::new());
+                }
             }
             Act::Weight(d, weight) => {
                 weights[d] = weight;
-                let snapshot = super::tests::reweighted(&e, v6, weights);
-                e.on_snapshot(at, snapshot);
+                for e in [&mut e, &mut twin] {
+                    let snapshot = super::tests::reweighted(e, v6, weights);
+                    e.on_snapshot(at, snapshot);
+                }
             }
         }
         e.check().unwrap();
+        assert!(e.connections(at).eq(twin.connections(at)), "same connections, states and timers");
         let mut tuples = HashMap::new();
         for row in e.connections(at) {
             let outer = (row.proto, row.local.unwrap_or(row.client), row.dest);
