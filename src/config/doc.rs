@@ -89,6 +89,7 @@ pub struct DirectorDoc {
     /// `None` inside for `auto`.
     pub workers: Option<At<Option<u32>>>,
     pub forwarding: Option<At<bool>>,
+    pub ftp: Option<At<bool>>,
     pub closed: Option<At<Closed>>,
     pub local_addresses: Vec<At<AddrRange>>,
     pub control: Option<At<String>>,
@@ -273,6 +274,7 @@ fn director(t: &View<'_>, r: &mut Report) -> DirectorDoc {
         connection_limit: number(t.int("connection_limit")),
         workers: workers.or_else(|| Some(At::new(None, t.text("workers", plain, r)?.place))),
         forwarding: t.bool("forwarding"),
+        ftp: t.bool("ftp"),
         closed: t.text("closed", word(&[("reject", Closed::Reject), ("drop", Closed::Drop)]), r),
         local_addresses: t.texts("local_addresses", values::range, r),
         control: t.text("control", plain, r),

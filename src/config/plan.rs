@@ -6,7 +6,7 @@ use super::diag::{Complaint, Diagnostic};
 use super::doc::Device;
 use super::sysctl::Sysctls;
 use crate::addr::{Cidr, Mac};
-use crate::host::{AddrRange, Closed, MarkRule, NetPlan, PortPlan, RoutePlan};
+use crate::host::{FtpHelper, AddrRange, Closed, MarkRule, NetPlan, PortPlan, RoutePlan};
 use crate::io::{MacChoice, OffloadMode, PortInfo};
 use crate::svc::{DestSpec, Forward, ServiceSpec};
 use crate::time::Span;
@@ -72,6 +72,8 @@ pub struct Plan {
     pub http: Option<SocketAddr>,
     /// Route what is not ours.
     pub forwarding: bool,
+    /// FTP through nat and fullnat.
+    pub ftp: FtpHelper,
     /// Answer where no service is.
     pub closed: Closed,
     /// Source addresses of fullnat.
@@ -157,6 +159,7 @@ impl Plan {
             forwarding: self.forwarding,
             closed: self.closed,
             local_addresses: self.local_addresses.clone(),
+            ftp: self.ftp,
         })
     }
 }

@@ -49,6 +49,12 @@ pub mod flag {
     pub const CONTROLLED: u16 = 128;
     /// Its template was not told yet that it is established.
     pub const UNASSURED: u16 = 256;
+    /// A control connection that a helper looks after (kernel: `cp->app`).
+    pub const HELPED: u16 = 512;
+    /// Its client port is not known yet, the keys have 0 (kernel: `IP_VS_CONN_F_NO_CPORT`).
+    pub const AWAITED: u16 = 1024;
+    /// A data connection of a helped one (kernel: `cp->control`).
+    pub const CHILD: u16 = 2048;
 }
 
 /// A connection: one cache line for IPv4, two for IPv6.
@@ -329,6 +335,31 @@ impl<A: Addr> Table<A> {
         self.link(slot);
         self.live += 1;
         Ok(slot)
+    }
+    /// Gives a connection the client port it was opened without; both keys move.
+    ///
+    /// # Errors
+    /// A live connection has one of the new keys; nothing has changed then.
+    pub fn set_client_port(&mut self, slot: u32, port: u16) -> Result<(), OpenError> {
+        let old = self.slots[slot as usize];
+        let new = Conn { cport: port, ..old };
+        if self.lookup(&new.client_key()).is_some() {
+            return Err(OpenError::ClientKeyTaken);
+        }
+        let moves = old.two_keys() && old.real_key() != new.real_key();
+        if moves && self.lookup(&new.real_key()).is_some() {
+            return Err(OpenError::RealKeyTaken);
+        }
+        self.remove_key(&old.client_key(), slot << 1);
+        if moves {
+            self.remove_key(&old.real_key(), slot << 1 | 1);
+        }
+        self.slots[slot as usize].cport = port;
+        self.index.insert(self.hash(&new.client_key()), slot << 1);
+        if moves {
+            self.index.insert(self.hash(&new.real_key()), slot << 1 | 1);
+        }
+        Ok(())
     }
     /// A packet came: the connection now expires `timeout` from now.
     #[inline(always)]

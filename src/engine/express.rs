@@ -56,7 +56,7 @@ impl Core {
             _ => false,
         };
         // a template may have to be told of the first packet of its connection
-        if !steady || !dest.available || conn.flags & flag::UNASSURED != 0 {
+        if !steady || !dest.available || conn.flags & (flag::UNASSURED | flag::HELPED) != 0 {
             return None;
         }
         let replied;

@@ -16,7 +16,7 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        meta: Meta,
+        mut meta: Meta,
         pkt: &mut PacketBuf<'_>,
         slot: u32,
         out: &mut Out,
@@ -42,6 +42,12 @@ impl Core {
         }
         self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, dest);
         let conn = *A::table(&mut self.tables).get(slot);
+        if conn.flags & flag::HELPED != 0 {
+            match self.ftp_in::<A>(snap, at.now, meta, pkt, slot, dest) {
+                Ok(helped) => meta = helped,
+                Err(why) => return Verdict::Drop(why),
+            }
+        }
         self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out)
     }
 

@@ -108,6 +108,9 @@ impl Core {
         proto: Option<Proto>,
         out: &mut Out,
     ) -> Verdict {
+        if let Some(slot) = self.awaited::<A>(pkt.bytes(), &meta) {
+            return self.inbound::<A>(snap, at, meta, pkt, slot, out);
+        }
         let (src, dst) = (meta.src(pkt.bytes()), meta.dst(pkt.bytes()));
         if let Some(why) = self.host.check_source(at.port, src).or_else(|| self.host.check_dest(at.port, dst))
         {

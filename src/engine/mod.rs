@@ -19,6 +19,7 @@ mod deliver;
 mod express;
 mod family;
 mod fragment;
+mod ftp;
 mod inbound;
 mod input;
 mod outbound;
@@ -128,6 +129,7 @@ struct Core {
     defense: defense::Defense,
     /// When schedulers are to forget next.
     sweep_at: Mono,
+    ftp: ftp::Ftp,
     random: Random,
     drops: DropCounters,
     counters: Counters,
@@ -169,6 +171,7 @@ impl Engine {
             path_mtus: path_mtu::PathMtus::default(),
             defense: defense::Defense::default(),
             sweep_at: now,
+            ftp: ftp::Ftp::default(),
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),
@@ -330,6 +333,7 @@ impl Engine {
             }
         }
         self.check_templates()?;
+        core.ftp_check()?;
         let fullnat = core.tables.fullnat();
         let taken: usize = core.pools.iter().map(LocalPool::live).sum();
         if fullnat != taken {
@@ -400,11 +404,17 @@ impl Core {
     fn expire<A: IpFamily>(&mut self, snap: &Snapshot, now: Mono) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(slot) = A::table(&mut self.tables).next_due(now, &mut budget) {
+            if self.ftp_waits::<A>(slot, now) {
+                continue;
+            }
             self.close::<A>(snap, slot);
         }
     }
     /// Ends a connection and takes it off every count.
     fn close<A: IpFamily>(&mut self, snap: &Snapshot, slot: u32) {
+        if A::table(&mut self.tables).get(slot).flags & (flag::HELPED | flag::CHILD) != 0 {
+            self.ftp_closes::<A>(slot);
+        }
         let conn = A::table(&mut self.tables).close(slot);
         self.counters.closed += 1;
         if conn.flags & flag::CONTROLLED != 0 {

@@ -45,6 +45,12 @@ impl Core {
         if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, None, out) {
             return verdict;
         }
+        if conn.flags & flag::HELPED != 0 {
+            match self.ftp_out::<A>(snap, at.now, meta, pkt, slot, dest) {
+                Ok(helped) => meta = helped,
+                Err(why) => return Verdict::Drop(why),
+            }
+        }
         // a removed server's connections go on, but count no more (6-nodest-expire0)
         if dest.available {
             let bytes = meta.ip_len() as u64;

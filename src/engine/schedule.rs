@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::family::IpFamily;
 use super::inbound::timeout;
 use super::input::Arrival;
-use super::{Core, DropReason, Verdict};
+use super::{Core, DropReason, Verdict, ftp};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::key::Tuple;
 use crate::conn::state::State;
@@ -249,7 +249,7 @@ impl Core {
         done
     }
 
-    fn take_local<A: IpFamily>(
+    pub(super) fn take_local<A: IpFamily>(
         &mut self,
         dest: &Dest,
         proto: Proto,
@@ -265,7 +265,7 @@ impl Core {
             None => Err(DropReason::NoLocalAddress),
         }
     }
-    fn free_local(&mut self, remote: Remote, lip: IpAddr, lport: u16) {
+    pub(super) fn free_local(&mut self, remote: Remote, lip: IpAddr, lport: u16) {
         // the route to a real server may have moved to another port meanwhile
         let _ = self.pools.iter_mut().any(|pool| pool.free(remote, lip, lport));
     }
@@ -349,7 +349,7 @@ fn new_conn<A: IpFamily>(
         client: *tuple,
         real: (real, rport),
         local: None,
-        flags: flags | flag::BOUND | flag::INACTIVE,
+        flags: flags | flag::BOUND | flag::INACTIVE | ftp::marks(snap, tuple, flags),
         dest: dest.id,
         state,
         timeout: timeout(snap, dest, state),

@@ -83,6 +83,16 @@ pub enum Closed {
     Drop,
 }
 
+/// What is done about FTP's data connections behind NAT and FULLNAT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FtpHelper {
+    /// Control connections (TCP port 21) are helped, as with the kernel's `ip_vs_ftp` loaded.
+    #[default]
+    On,
+    /// Nothing.
+    Off,
+}
+
 /// An inclusive range of addresses, as in `10.0.0.100-10.0.0.107`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddrRange {
@@ -125,4 +135,6 @@ pub struct NetPlan {
     pub closed: Closed,
     /// FULLNAT source pool; empty = the DIP of the outgoing port.
     pub local_addresses: Vec<AddrRange>,
+    /// FTP through NAT and FULLNAT.
+    pub ftp: FtpHelper,
 }

@@ -22,6 +22,7 @@ use crate::wire::{
 };
 
 pub mod express;
+pub mod ftp;
 pub mod icmp;
 pub mod pool;
 

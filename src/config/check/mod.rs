@@ -15,7 +15,7 @@ use super::doc::{self, Doc, TimeoutsDoc};
 use super::plan::{Plan, Timeouts};
 use super::sysctl::{self, Sysctls};
 use super::values;
-use crate::host::{AddrRange, MarkRule};
+use crate::host::{AddrRange, FtpHelper, MarkRule};
 
 pub use reach::not_a_station;
 
@@ -90,6 +90,10 @@ fn plan(doc: &Doc, report: &mut Report) -> Plan {
         control: d.control.as_ref().map(|c| c.value.clone()),
         http: d.http.as_ref().map(|h| h.value),
         forwarding: d.forwarding.as_ref().is_some_and(|f| f.value),
+        ftp: match d.ftp.as_ref().is_none_or(|f| f.value) {
+            true => FtpHelper::On,
+            false => FtpHelper::Off,
+        },
         closed: d.closed.as_ref().map(|c| c.value).unwrap_or_default(),
         local_addresses,
         timeouts: timeouts(&doc.timeouts),

@@ -1,0 +1,1 @@
+//! FTP through the engine.
