@@ -87,7 +87,12 @@ const DIRECTOR: &[Key] = &[
     ),
     key("connection_limit", Kind::Int(1, 1_000_000_000), "1_000_000", "Hard bound of the connection table."),
     key("workers", Kind::AutoOr(1024), "\"auto\"", "Number of packet workers."),
-    key("ftp", Kind::Bool, "true", "Help FTP's data connections through nat and fullnat (services on TCP port 21).",),
+    key(
+        "ftp",
+        Kind::Bool,
+        "true",
+        "Help FTP's data connections through nat and fullnat (services on TCP port 21).",
+    ),
     key("forwarding", Kind::Bool, "false", "Route what is not for the director."),
     key(
         "closed",

@@ -6,7 +6,7 @@ use super::diag::{Complaint, Diagnostic};
 use super::doc::Device;
 use super::sysctl::Sysctls;
 use crate::addr::{Cidr, Mac};
-use crate::host::{FtpHelper, AddrRange, Closed, MarkRule, NetPlan, PortPlan, RoutePlan};
+use crate::host::{AddrRange, Closed, FtpHelper, MarkRule, NetPlan, PortPlan, RoutePlan};
 use crate::io::{MacChoice, OffloadMode, PortInfo};
 use crate::svc::{DestSpec, Forward, ServiceSpec};
 use crate::time::Span;

@@ -28,7 +28,7 @@ use crate::conn::state::State;
 use crate::conn::table::{Conn, ConnId, NewConn, OpenError, Side, Table, flag};
 use crate::host::FtpHelper;
 use crate::nat::ftp::{self, Command, Passive, Place, Shift};
-use crate::nat::pool::Remote;
+use crate::nat::pool::{PORTS, Remote};
 use crate::svc::snapshot::FTP;
 use crate::svc::{Dest, Proto, ServiceKey, Snapshot};
 use crate::time::{Mono, Span};
@@ -38,6 +38,8 @@ use crate::wire::{Meta, number, tcp};
 const CONTROL_WAITS: Span = Span::from_secs(60);
 /// Ports tried for a passive data connection.
 const PORTS_TRIED: u16 = 16;
+/// Local ports tried for a data connection.
+const LOCAL_PORTS_TRIED: u32 = 64;
 
 /// A connection of either family.
 type Key = (bool, ConnId);
@@ -234,8 +236,7 @@ impl Core {
             return Ok(meta);
         }
         let (vport, rport) = (conn.vport.wrapping_sub(1), conn.rport.wrapping_sub(1));
-        let client =
-            Tuple { src: ip, dst: conn.virt, sport: place.port, dport: vport, proto: number::TCP };
+        let client = Tuple { src: ip, dst: conn.virt, sport: place.port, dport: vport, proto: number::TCP };
         let table = A::table(&mut self.tables);
         let known = table.lookup(&client).filter(|(slot, side)| {
             let old = table.get(*slot);
@@ -285,12 +286,11 @@ impl Core {
         if self.is_full(snap) {
             return Err(DropReason::TableFull);
         }
-        let fullnat = A::table(&mut self.tables).resolve(parent.1).is_some_and(|slot| {
-            A::table(&mut self.tables).get(slot).flags & flag::FULLNAT != 0
-        });
-        let local = match fullnat {
-            true => Some(self.take_local::<A>(dest, Proto::Tcp, real.1)?),
-            false => None,
+        let table = A::table(&mut self.tables);
+        let control = table.resolve(parent.1).map(|slot| *table.get(slot));
+        let local = match control.filter(|control| control.flags & flag::FULLNAT != 0) {
+            Some(control) => Some(self.local_beside(dest, &control, real.1)?),
+            None => None,
         };
         let new = NewConn {
             client,
@@ -325,6 +325,24 @@ impl Core {
         self.ftp.parents.insert((A::V6, id), parent);
         self.ftp.controls.entry(parent).or_default().children += 1;
         Ok(slot)
+    }
+
+    /// A port of the control connection's local address: servers refuse data connections from elsewhere.
+    fn local_beside<A: IpFamily>(
+        &mut self,
+        dest: &Dest,
+        control: &Conn<A>,
+        rport: u16,
+    ) -> Result<(A, u16), DropReason> {
+        let port = self.host.route(dest.spec.ip).ok_or(DropReason::NoRoute)?.port;
+        let pool = self.pools.get_mut(usize::from(port.0)).ok_or(DropReason::NoLocalAddress)?;
+        let remote = Remote { proto: Proto::Tcp, ip: dest.spec.ip, port: rport };
+        let free = (0..LOCAL_PORTS_TRIED).find_map(|_| {
+            let span = u64::from(PORTS.end() - PORTS.start()) + 1;
+            let lport = PORTS.start() + (self.random.next() % span) as u16;
+            pool.claim(remote, control.local.ip(), lport).then_some((control.local, lport))
+        });
+        free.ok_or(DropReason::LocalPortsExhausted)
     }
 
     /// An expectation nobody came for, or a finished connection, must not keep a new one from its tuple.

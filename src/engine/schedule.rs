@@ -249,7 +249,7 @@ impl Core {
         done
     }
 
-    pub(super) fn take_local<A: IpFamily>(
+    fn take_local<A: IpFamily>(
         &mut self,
         dest: &Dest,
         proto: Proto,

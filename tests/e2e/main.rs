@@ -7,6 +7,7 @@
 //! * `host_as_real`, `one_arm`: the director's host as a real server, the director as a neighbour.
 //! * `path_mtu`, `mixed`: smaller MTUs on the way, tunnels of the other family.
 //! * `router`: forwarding beside services, configuration read again, idling.
+//! * `ftp`: data connections of FTP, with vsftpd and curl.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
@@ -16,6 +17,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod cell;
+mod ftp;
 mod gate;
 mod host_as_real;
 mod matrix;
