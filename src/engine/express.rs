@@ -55,7 +55,7 @@ impl Core {
             number::UDP => true,
             _ => false,
         };
-        // a template may have to be told of the first packet of its connection
+        // a template may have to be told of its connection's first packet; helpers read along
         if !steady || !dest.available || conn.flags & (flag::UNASSURED | flag::HELPED) != 0 {
             return None;
         }
