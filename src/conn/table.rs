@@ -52,9 +52,23 @@ pub mod flag {
     /// A control connection that a helper looks after (kernel: `cp->app`).
     pub const HELPED: u16 = 512;
     /// Its client port is not known yet, the keys have 0 (kernel: `IP_VS_CONN_F_NO_CPORT`).
-    pub const AWAITED: u16 = 1024;
+    pub const AWAITED: u16 = 4096;
     /// A data connection of a helped one (kernel: `cp->control`).
     pub const CHILD: u16 = 2048;
+
+    // no two share a bit
+    const ALL: [u16; 13] = [
+        LIVE, INACTIVE, NO_OUTPUT, TWO_KEYS, FULLNAT, BOUND, BYPASS, TUNNEL, CONTROLLED, UNASSURED, HELPED,
+        AWAITED, CHILD,
+    ];
+    const _: () = {
+        let (mut i, mut seen) = (0, 0);
+        while i < ALL.len() {
+            assert!(seen & ALL[i] == 0);
+            seen |= ALL[i];
+            i += 1;
+        }
+    };
 }
 
 /// A connection: one cache line for IPv4, two for IPv6.
