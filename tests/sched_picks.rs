@@ -83,13 +83,14 @@ impl Replay {
         let id = DestId(self.next_id);
         self.next_id += 1;
         let spec = DestSpec { name: String::new(), ip, port, weight, forward: Forward::Dr, upper, lower };
-        let (live, service_stats) = (Arc::default(), Arc::default());
-        let timeouts = Default::default();
+        let (live, timeouts) = (Arc::default(), Default::default());
+        let (stats, service_stats) = Default::default();
         let dest = Dest {
             id,
             service: ServiceId(0),
             spec,
             live,
+            stats,
             timeouts,
             mss_clamp: false,
             service_stats,

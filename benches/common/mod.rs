@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use softlvs::addr::Mac;
 use softlvs::engine::{Engine, EngineOptions};
-use softlvs::host::{HostOptions, NetPlan, OffloadCaps, PortPlan};
+use softlvs::host::{NetPlan, OffloadCaps, PortPlan};
 use softlvs::svc::{Catalog, DestSpec, Forward, Proto, SchedulerKind, ServiceKey, ServiceSpec};
 use softlvs::time::Mono;
 use softlvs::wire::Link;
@@ -106,7 +106,6 @@ pub fn engine(v6: bool, forward: Forward, flows: u32) -> Engine {
             DestSpec { name: String::new(), ip: rs, port: 8080, weight: 1, forward, upper: 0, lower: 0 };
         catalog.add_dest(&key, spec).expect("new real server");
     }
-    let options =
-        EngineOptions { connection_limit: flows + 1_000_000, seed: 7, host: HostOptions::default() };
+    let options = EngineOptions { connection_limit: flows + 1_000_000, seed: 7, ..EngineOptions::default() };
     Engine::new(Mono::ZERO, options, catalog.commit()).expect("memory")
 }

@@ -131,8 +131,7 @@ impl Core {
         let told = self.host.error(at.now, kind, at.port, pkt.bytes(), meta, vip, out);
         if told && !conn.two_keys() {
             let bytes = IcmpError::total_len(meta) as u64;
-            dest.live.stats.output(1, bytes);
-            dest.service_stats.output(1, bytes);
+            dest.count_output(self.worker, bytes);
         }
     }
 

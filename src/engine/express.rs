@@ -96,13 +96,11 @@ impl Core {
         match side {
             Side::Client => {
                 conn.packets = conn.packets.wrapping_add(1);
-                dest.live.stats.input(1, bytes);
-                dest.service_stats.input(1, bytes);
+                dest.count_input(self.worker, bytes);
             }
             Side::Real => {
                 conn.flags &= !flag::NO_OUTPUT;
-                dest.live.stats.output(1, bytes);
-                dest.service_stats.output(1, bytes);
+                dest.count_output(self.worker, bytes);
             }
         }
         let timeout = timeout(snap, dest, conn.state);

@@ -64,8 +64,7 @@ impl Core {
         dest: &Dest,
     ) {
         let bytes = meta.ip_len() as u64;
-        dest.live.stats.input(1, bytes);
-        dest.service_stats.input(1, bytes);
+        dest.count_input(self.worker, bytes);
         let attack = self.defense.attack;
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(slot);

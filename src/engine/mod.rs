@@ -48,7 +48,7 @@ use crate::conn::table::{Table, flag};
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};
-use crate::svc::{Dest, DestId, SchedulerKind, Snapshot};
+use crate::svc::{Dest, DestId, SchedulerKind, Snapshot, WorkerId};
 use crate::time::{Mono, Span};
 use crate::wire::Link;
 
@@ -68,11 +68,18 @@ pub struct EngineOptions {
     pub seed: u64,
     /// Behaviour of the virtual host.
     pub host: HostOptions,
+    /// Which worker drives it: whose counters it writes (see [`crate::svc::Catalog::with_workers`]).
+    pub worker: WorkerId,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { connection_limit: 1_000_000, seed: 0, host: HostOptions::default() }
+        EngineOptions {
+            connection_limit: 1_000_000,
+            seed: 0,
+            host: HostOptions::default(),
+            worker: WorkerId(0),
+        }
     }
 }
 
@@ -109,6 +116,7 @@ pub struct Engine {
 /// Everything mutable, apart from the snapshot so that both can be borrowed at once.
 #[derive(Debug)]
 struct Core {
+    worker: WorkerId,
     /// The latest time anybody told.
     now: Mono,
     links: Vec<Link>,
@@ -157,6 +165,7 @@ impl Engine {
             control6: Vec::new(),
         };
         let mut core = Core {
+            worker: options.worker,
             now,
             links: Vec::new(),
             host,

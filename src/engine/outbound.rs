@@ -54,8 +54,7 @@ impl Core {
         // a removed server's connections go on, but count no more (6-nodest-expire0)
         if dest.available {
             let bytes = meta.ip_len() as u64;
-            dest.live.stats.output(1, bytes);
-            dest.service_stats.output(1, bytes);
+            dest.count_output(self.worker, bytes);
         }
         let attack = self.defense.attack;
         let table = A::table(&mut self.tables);

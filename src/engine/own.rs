@@ -43,8 +43,7 @@ impl Core {
             Family::V4 => 40,
             Family::V6 => 60,
         };
-        dest.live.stats.output(1, bytes as u64);
-        dest.service_stats.output(1, bytes as u64);
+        dest.count_output(self.worker, bytes as u64);
         let attack = self.defense.attack;
         let table = A::table(&mut self.tables);
         // one-packet scheduling leaves no connection
@@ -88,8 +87,7 @@ impl Core {
             Family::V6 => self.dest_of::<u128>(frame, about),
         };
         if let Some(dest) = id.and_then(|id| snap.dest(id)) {
-            dest.live.stats.output(1, bytes as u64);
-            dest.service_stats.output(1, bytes as u64);
+            dest.count_output(self.worker, bytes as u64);
         }
     }
 

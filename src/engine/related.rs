@@ -74,8 +74,7 @@ impl Core {
         let conn = *A::table(&mut self.tables).get(slot);
         let dest = snap.dest(conn.dest).ok_or(DropReason::DestinationGone)?;
         let bytes = meta.ip_len() as u64;
-        dest.live.stats.input(1, bytes);
-        dest.service_stats.input(1, bytes);
+        dest.count_input(self.worker, bytes);
         if !conn.two_keys() {
             return Ok(self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out));
         }
@@ -112,8 +111,7 @@ impl Core {
         let route = self.host.route(conn.client.ip()).ok_or(DropReason::NoRoute)?;
         if let Some(dest) = snap.dest(conn.dest).filter(|d| d.available) {
             let bytes = meta.ip_len() as u64;
-            dest.live.stats.output(1, bytes);
-            dest.service_stats.output(1, bytes);
+            dest.count_output(self.worker, bytes);
         }
         if meta.ttl <= 1 {
             self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, None, out);
@@ -174,8 +172,7 @@ impl Core {
         let vip = inner.dst(frame);
         // what is quoted and what is told both count as output (2-pmtu-tun4-router)
         let output = |bytes: usize| {
-            dest.live.stats.output(1, bytes as u64);
-            dest.service_stats.output(1, bytes as u64);
+            dest.count_output(self.worker, bytes as u64);
         };
         output(inner.ip_len());
         if self.host.error(at.now, kind, at.port, frame, &inner, Some(vip), out) {

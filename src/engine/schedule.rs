@@ -187,8 +187,8 @@ impl Core {
     /// A connection was opened: counts it.
     pub(super) fn opened(&mut self, dest: &Dest, service: &Service) {
         dest.bind(false);
-        dest.live.stats.connection();
-        service.stats.connection();
+        dest.stats.connection(self.worker);
+        service.stats.connection(self.worker);
         self.counters.opened += 1;
     }
 
@@ -300,11 +300,10 @@ impl Core {
             Ok(new) => new,
             Err(why) => return Verdict::Drop(why),
         };
-        dest.live.stats.connection();
-        service.stats.connection();
+        dest.stats.connection(self.worker);
+        service.stats.connection(self.worker);
         let bytes = meta.ip_len() as u64;
-        dest.live.stats.input(1, bytes);
-        dest.service_stats.input(1, bytes);
+        dest.count_input(self.worker, bytes);
         self.deliver::<A>(snap, at, meta, pkt, &Conn::passing(&new), dest, out)
     }
 }

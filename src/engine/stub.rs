@@ -64,8 +64,7 @@ impl Core {
         let conn = *conn;
         table.touch(slot, at.now, timeout(snap, dest, conn.state));
         let bytes = meta.ip_len() as u64;
-        dest.live.stats.input(1, bytes);
-        dest.service_stats.input(1, bytes);
+        dest.count_input(self.worker, bytes);
         if conn.two_keys() {
             return DROP;
         }

@@ -86,7 +86,7 @@ pub(crate) fn catalog(forward: Forward, proto: Proto) -> Catalog {
 }
 
 pub(crate) fn engine(forward: Forward, proto: Proto) -> Engine {
-    let options = EngineOptions { connection_limit: 1000, seed: 7, host: HostOptions::default() };
+    let options = EngineOptions { connection_limit: 1000, seed: 7, ..EngineOptions::default() };
     Engine::new(Mono::ZERO, options, catalog(forward, proto).commit()).unwrap()
 }
 
@@ -387,7 +387,7 @@ fn drop_entry_ends_half_open_connections_a_thirty_second_of_the_table_per_second
     let n = net(false);
     let mut catalog = catalog(Forward::Dr, Proto::Tcp);
     catalog.sysctl.set("drop_entry", 3).unwrap();
-    let options = EngineOptions { connection_limit: 1000, seed: 7, host: HostOptions::default() };
+    let options = EngineOptions { connection_limit: 1000, seed: 7, ..EngineOptions::default() };
     let mut e = Engine::new(Mono::ZERO, options, catalog.commit()).unwrap();
     for port in 1..=640 {
         let syn = frame(WAN_MAC, Proto::Tcp, s(n.client, port), s(n.vip, 80), 2, b"");
@@ -415,7 +415,7 @@ fn mss_clamp_lowers_the_mss_of_syns_into_a_tunnel_and_of_nothing_else() {
             ..catalog.services().iter().find(|s| !s.spec.key.is_v6()).unwrap().spec.clone()
         };
         catalog.retouch_service(spec).unwrap();
-        let options = EngineOptions { connection_limit: 1000, seed: 7, host: HostOptions::default() };
+        let options = EngineOptions { connection_limit: 1000, seed: 7, ..EngineOptions::default() };
         let mut e = Engine::new(Mono::ZERO, options, catalog.commit()).unwrap();
         let (IpAddr::V4(client), IpAddr::V4(vip)) = (n.client, n.vip) else { unreachable!() };
         let mut syn = Vec::new();

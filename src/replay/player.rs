@@ -106,6 +106,7 @@ impl<'s, 't> Player<'s, 't> {
             connection_limit: CONNECTIONS,
             seed: 1,
             host: HostOptions { icmp_limit: None, announce: false, midnight_ms: 0 },
+            ..EngineOptions::default()
         };
         let engine = Engine::new(Mono::ZERO, options, catalog.commit()).map_err(|e| e.to_string())?;
         let own = scenario.ports.iter().flat_map(|p| &p.addrs);

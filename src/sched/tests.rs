@@ -19,7 +19,8 @@ fn dest(n: u32, weight: u32) -> Arc<Dest> {
         live: Arc::default(),
         timeouts: Default::default(),
         mss_clamp: false,
-        service_stats: Arc::default(),
+        stats: Default::default(),
+        service_stats: Default::default(),
         available: true,
     })
 }

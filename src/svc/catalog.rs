@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use super::settings::{Sysctl, Timeouts};
 use super::snapshot::Snapshot;
-use super::{Dest, DestId, DestLive, DestSpec, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec};
+use super::{
+    Dest, DestId, DestLive, DestSpec, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
+};
 use crate::conn::template::Templates;
 use crate::host::NetPlan;
 use crate::sched::Scheduler;
@@ -71,6 +73,8 @@ pub struct Catalog {
     free: Vec<u32>,
     index: HashMap<ServiceKey, usize>,
     next_service: u32,
+    /// Blocks of counters that services and real servers get.
+    workers: u16,
     generation: u64,
     notices: Vec<Pending>,
     templates: Arc<Templates>,
@@ -86,6 +90,11 @@ impl Catalog {
     /// An empty catalog over a network.
     pub fn new(net: Arc<NetPlan>) -> Catalog {
         Catalog { net, ..Catalog::default() }
+    }
+    /// The same with counters for so many workers; said before anything is added.
+    #[must_use]
+    pub fn with_workers(self, workers: u16) -> Catalog {
+        Catalog { workers, ..self }
     }
     /// Services in the order they were added.
     pub fn services(&self) -> &[Arc<Service>] {
@@ -111,7 +120,7 @@ impl Catalog {
             id,
             spec,
             dests: Vec::new(),
-            stats: Arc::default(),
+            stats: Stats::new(self.workers),
             scheduler,
         }));
         Ok(id)
@@ -187,9 +196,11 @@ impl Catalog {
             self.take_from_trash(key, spec.ip, spec.port),
         );
         let new = revived.is_none();
-        let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::default())));
+        let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::new(self.workers))));
+        let stats = live.stats.clone();
         let dest =
-            Arc::new(Dest { id, service, spec, live, timeouts, mss_clamp, service_stats, available: true });
+            Dest { id, service, spec, live, stats, timeouts, mss_clamp, service_stats, available: true };
+        let dest = Arc::new(dest);
         dest.refresh_overload();
         self.dests[id.0 as usize] = Some(dest.clone());
         if let Some(s) = self.service_mut(key) {

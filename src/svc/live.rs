@@ -1,8 +1,9 @@
 //! Services and real servers as the packet path sees them: immutable descriptions that share live counts.
 //!
 //! A change of weight makes a new [`Dest`] with the same identity and the same [`DestLive`], so counts
-//! survive every reload. The counts are the only memory that several workers write, and only when a
-//! connection begins, ends or changes between active and inactive.
+//! survive every reload. The counts of connections are the only memory that several workers write, and only
+//! when a connection begins, ends or changes between active and inactive; traffic is counted by each worker
+//! in a block of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,10 @@ pub struct DestLive {
 }
 
 impl DestLive {
+    /// Counts for so many workers.
+    pub fn new(workers: u16) -> DestLive {
+        DestLive { stats: Stats::new(workers), ..DestLive::default() }
+    }
     /// A template begins (kernel: `persistconns`).
     pub fn bind_template(&self) {
         self.persistent.fetch_add(1, Relaxed);
@@ -40,20 +45,24 @@ impl DestLive {
     }
 }
 
-/// Counters of one worker (`ipvsadm -L --stats`). Only that worker writes them, with plain loads and
-/// stores; everybody may read.
+/// Which worker: each writes only what is its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub u16);
+
+/// Traffic counters (`ipvsadm -L --stats`), one block for each worker. Only that worker writes its block,
+/// with plain loads and stores; everybody may read, and sees the sum. Clones share the blocks.
+#[derive(Clone, Debug)]
+pub struct Stats(Arc<[Block]>);
+
+/// What one worker counts, in a cache line of its own.
 #[derive(Debug, Default)]
-pub struct Stats {
-    /// Connections scheduled.
-    pub conns: AtomicU64,
-    /// Packets from clients.
-    pub in_pkts: AtomicU64,
-    /// Bytes of those, IP header included, before translation.
-    pub in_bytes: AtomicU64,
-    /// Packets to clients (NAT and FULLNAT only).
-    pub out_pkts: AtomicU64,
-    /// Bytes of those.
-    pub out_bytes: AtomicU64,
+#[repr(align(64))]
+struct Block {
+    conns: AtomicU64,
+    in_pkts: AtomicU64,
+    in_bytes: AtomicU64,
+    out_pkts: AtomicU64,
+    out_bytes: AtomicU64,
 }
 
 #[inline]
@@ -61,26 +70,47 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
+impl Default for Stats {
+    fn default() -> Stats {
+        Stats::new(1)
+    }
+}
+
 impl Stats {
+    /// Counters for so many workers, at least one.
+    pub fn new(workers: u16) -> Stats {
+        Stats((0..workers.max(1)).map(|_| Block::default()).collect())
+    }
+    /// A worker that nobody announced shares the last block, and may lose counts there.
+    #[inline]
+    fn of(&self, worker: WorkerId) -> &Block {
+        &self.0[usize::from(worker.0).min(self.0.len() - 1)]
+    }
     /// A connection was scheduled.
-    pub fn connection(&self) {
-        add(&self.conns, 1);
+    pub fn connection(&self, worker: WorkerId) {
+        add(&self.of(worker).conns, 1);
     }
-    /// A packet of `bytes` from a client; super-frames count as the `packets` they stand for.
+    /// A packet of `bytes` from a client (IP header included, before translation); super-frames count as
+    /// the `packets` they stand for.
     #[inline]
-    pub fn input(&self, packets: u64, bytes: u64) {
-        add(&self.in_pkts, packets);
-        add(&self.in_bytes, bytes);
+    pub fn input(&self, worker: WorkerId, packets: u64, bytes: u64) {
+        let block = self.of(worker);
+        add(&block.in_pkts, packets);
+        add(&block.in_bytes, bytes);
     }
-    /// A packet to a client.
+    /// A packet to a client (NAT and FULLNAT, and errors told on a real server's behalf).
     #[inline]
-    pub fn output(&self, packets: u64, bytes: u64) {
-        add(&self.out_pkts, packets);
-        add(&self.out_bytes, bytes);
+    pub fn output(&self, worker: WorkerId, packets: u64, bytes: u64) {
+        let block = self.of(worker);
+        add(&block.out_pkts, packets);
+        add(&block.out_bytes, bytes);
     }
-    /// Conns, InPkts, OutPkts, InBytes, OutBytes.
+    /// Conns, InPkts, OutPkts, InBytes, OutBytes of all workers.
     pub fn read(&self) -> [u64; 5] {
-        [&self.conns, &self.in_pkts, &self.out_pkts, &self.in_bytes, &self.out_bytes].map(|c| c.load(Relaxed))
+        self.0.iter().fold([0; 5], |sum, b| {
+            let of_block = [&b.conns, &b.in_pkts, &b.out_pkts, &b.in_bytes, &b.out_bytes];
+            std::array::from_fn(|i| sum[i].wrapping_add(of_block[i].load(Relaxed)))
+        })
     }
 }
 
@@ -95,12 +125,14 @@ pub struct Dest {
     pub spec: DestSpec,
     /// Shared counts.
     pub live: Arc<DestLive>,
+    /// Traffic of this real server: a clone of [`DestLive::stats`].
+    pub stats: Stats,
     /// Timeouts of its service beyond the global ones.
     pub timeouts: ServiceTimeouts,
     /// Lower the MSS of SYNs into a tunnel (its service's `mss_clamp`).
     pub mss_clamp: bool,
     /// Traffic of its service.
-    pub service_stats: Arc<Stats>,
+    pub service_stats: Stats,
     /// False once it was removed and only its connections are left (kernel: `IP_VS_DEST_F_AVAILABLE`).
     pub available: bool,
 }
@@ -134,6 +166,18 @@ impl Dest {
     #[inline]
     pub fn usable(&self) -> bool {
         self.weight() > 0 && !self.overloaded()
+    }
+    /// Counts a packet of `bytes` from a client, here and at the service.
+    #[inline]
+    pub fn count_input(&self, worker: WorkerId, bytes: u64) {
+        self.stats.input(worker, 1, bytes);
+        self.service_stats.input(worker, 1, bytes);
+    }
+    /// Counts a packet of `bytes` to a client, here and at the service.
+    #[inline]
+    pub fn count_output(&self, worker: WorkerId, bytes: u64) {
+        self.stats.output(worker, 1, bytes);
+        self.service_stats.output(worker, 1, bytes);
     }
     /// A connection was bound: counts it as inactive or active and looks at the thresholds
     /// (kernel: `ip_vs_bind_dest`).
@@ -185,7 +229,32 @@ pub struct Service {
     /// Real servers in the kernel's list order: the newest first (IPVS-RULES 42).
     pub dests: Vec<Arc<Dest>>,
     /// Traffic of all its connections.
-    pub stats: Arc<Stats>,
+    pub stats: Stats,
     /// Scheduler state: one per service, whatever the number of workers; locked for new connections only.
     pub scheduler: Arc<Mutex<Scheduler>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_count_in_blocks_of_their_own_and_the_reader_sees_the_sum() {
+        assert_eq!(size_of::<Block>(), 64, "no two workers share a cache line");
+        let stats = Stats::new(2);
+        let clone = stats.clone();
+        std::thread::scope(|threads| {
+            for worker in [WorkerId(0), WorkerId(1)] {
+                let stats = &stats;
+                threads.spawn(move || {
+                    stats.connection(worker);
+                    (0..10_000).for_each(|_| stats.input(worker, 1, 40));
+                    (0..5_000).for_each(|_| stats.output(worker, 2, 60));
+                });
+            }
+        });
+        assert_eq!(clone.read(), [2, 20_000, 20_000, 800_000, 600_000]);
+        clone.input(WorkerId(9), 1, 1);
+        assert_eq!(stats.read()[1], 20_001, "an unknown worker is counted somewhere");
+    }
 }

@@ -43,7 +43,7 @@ impl Play {
             catalog.add_service(spec).unwrap();
             catalog.add_dest(&key, dest(n.rs[0], rport, forward)).unwrap();
         }
-        let options = EngineOptions { connection_limit: 100, seed: 7, host: HostOptions::default() };
+        let options = EngineOptions { connection_limit: 100, seed: 7, ..EngineOptions::default() };
         let engine = Engine::new(Mono::ZERO, options, catalog.commit()).unwrap();
         Play { engine, net: n, now: Mono::ZERO }
     }

@@ -32,7 +32,7 @@ fn persistent(forward: Forward, proto: Proto, change: impl Fn(&mut ServiceSpec))
 }
 
 fn engine_of(catalog: &mut Catalog, limit: u32) -> Engine {
-    let options = EngineOptions { connection_limit: limit, seed: 7, host: HostOptions::default() };
+    let options = EngineOptions { connection_limit: limit, seed: 7, ..EngineOptions::default() };
     Engine::new(Mono::ZERO, options, catalog.commit()).unwrap()
 }
 
