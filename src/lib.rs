@@ -24,6 +24,10 @@ pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
+pub mod ctl;
+#[cfg(feature = "daemon")]
+pub mod failure;
+#[cfg(feature = "daemon")]
 pub mod io;
 #[cfg(feature = "daemon")]
 pub mod lab;
@@ -31,5 +35,7 @@ pub mod lab;
 pub mod real;
 #[cfg(feature = "daemon")]
 pub mod replay;
+#[cfg(feature = "daemon")]
+pub mod serve;
 #[cfg(feature = "daemon")]
 pub mod worker;

@@ -7,6 +7,7 @@ use super::error::{Failure, complain};
 use super::mean::read_file;
 use super::print;
 use crate::config;
+use crate::serve::running::count;
 
 /// Validates a file, or prints the schema.
 ///
@@ -39,9 +40,4 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
         count(plan.services.len(), "service"),
         count(servers, "real server")
     ))
-}
-
-/// `1 port`, `2 ports`
-pub fn count(n: usize, word: &str) -> String {
-    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
 }

@@ -3,13 +3,10 @@
 pub mod args;
 pub mod check;
 pub mod error;
-mod host_side;
 pub mod lab;
 pub mod mean;
-mod ports;
 pub mod real;
 mod run;
-mod running;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,21 +1,17 @@
 //! `softlvs run`: opens the devices, starts the worker, and stays until it is told to stop.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::args::RunArgs;
 use super::error::{Failure, complain};
 use super::mean::{Meaning, mean};
-use super::running::Running;
-use crate::host::HostEvent;
-
-/// How often the director is asked what happened beside packets.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Most events written in one look; a flood of them is counted instead.
-const EVENT_LINES: usize = 8;
+use crate::ctl::Event;
+use crate::serve::control::control;
+use crate::serve::{Control, Running};
 
 /// Runs the director until SIGTERM or SIGINT.
 ///
@@ -34,9 +30,23 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     for warning in &meaning.plan.warnings {
         complain(&warning.to_string());
     }
-    let mut running = Running::start(meaning.plan)?;
-    running.introduce();
-    let result = runtime.block_on(stay(args, &mut running, signals));
+    let (running, state) = Running::start(meaning.plan)?;
+    running.introduce(&state);
+    let (control, task) = control(running, state)?;
+    let (stop, stopping) = watch::channel(false);
+    let (running, result) = runtime.block_on(async {
+        let task = task.run(stopping);
+        let signals = async {
+            stay(args, &control, signals).await;
+            // the task may have ended by itself
+            let _ = stop.send(true);
+        };
+        tokio::pin!(task, signals);
+        tokio::select! {
+            ended = &mut task => ended,
+            () = &mut signals => task.await,
+        }
+    });
     running.stop();
     result
 }
@@ -57,64 +67,35 @@ impl Signals {
     }
 }
 
-async fn stay(args: &RunArgs, running: &mut Running, mut signals: Signals) -> Result<(), Failure> {
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn stay(args: &RunArgs, control: &Control, mut signals: Signals) {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break info!("stopping on SIGTERM"),
             _ = signals.interrupt.recv() => break info!("stopping on SIGINT"),
-            _ = signals.reload.recv() => reload(args, running).await,
-            _ = tick.tick() => {
-                if running.is_finished() {
-                    return Err(Failure::run("the packet worker has ended", "this is a defect in softlvs", "please report it with the log"));
-                }
-                events(running).await;
-            }
+            _ = signals.reload.recv() => reload(args, control).await,
         }
     }
-    Ok(())
 }
 
 /// Reads the file again: validated whole, applied whole, or refused with what runs left as it is.
-async fn reload(args: &RunArgs, running: &mut Running) {
+async fn reload(args: &RunArgs, control: &Control) {
     let done = match mean(args) {
         Ok(Meaning { file: None, .. }) => return warn!("SIGHUP: there is no file to read again"),
         Ok(meaning) => {
             for warning in &meaning.plan.warnings {
                 complain(&warning.to_string());
             }
-            running.apply(meaning.plan).await
+            control.apply(meaning.plan, false).await
         }
         Err(failure) => Err(failure),
     };
     match done {
-        Ok(changes) => info!("configuration read again: {changes}"),
+        Ok(applied) => info!("configuration read again: {}", applied.changes),
         Err(failure) => {
             failure.messages().iter().for_each(|m| complain(m));
             error!("configuration refused, what runs stays as it is");
+            control.tell(Event::Refused { why: failure.messages().join("\n") });
         }
-    }
-}
-
-async fn events(running: &Running) {
-    let Ok(events) = running.events().await else { return };
-    let name = |port: crate::engine::PortId| running.port_name(port);
-    for event in events.iter().take(EVENT_LINES) {
-        match event {
-            HostEvent::AddressConflict { port, ip, mac } => {
-                warn!(port = name(*port), %ip, %mac, "another station says it has an address of the director");
-            }
-            HostEvent::NeighborMoved { port, ip, from, to } => {
-                info!(port = name(*port), %ip, %from, %to, "neighbour has another MAC address");
-            }
-            HostEvent::NeighborFailed { port, ip } => {
-                warn!(port = name(*port), %ip, "neighbour does not answer");
-            }
-        }
-    }
-    if events.len() > EVENT_LINES {
-        warn!(more = events.len() - EVENT_LINES, "further events of this kind");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
@@ -39,9 +40,37 @@ impl std::error::Error for Stopped {}
 /// A running worker. Dropping the handle stops it.
 pub struct Handle<D> {
     commands: mpsc::Sender<Message<D>>,
-    bell: UnixStream,
+    bell: Arc<UnixStream>,
     thread: Option<JoinHandle<D>>,
     ports: Vec<(PortInfo, PortCounters)>,
+}
+
+/// Asks a running worker, from any task; does not keep it running.
+pub struct Asker<D> {
+    commands: mpsc::Sender<Message<D>>,
+    bell: Arc<UnixStream>,
+}
+
+impl<D> Clone for Asker<D> {
+    fn clone(&self) -> Asker<D> {
+        Asker { commands: self.commands.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl<D: Director + Send + 'static> Asker<D> {
+    /// Runs `f` in the worker between two turns and gives its result.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn ask<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut D, Mono, &mut Out) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        let (message, answer) = question(f);
+        self.commands.send(message).await.map_err(|_| Stopped)?;
+        ring(&self.bell);
+        answer.await.map_err(|_| Stopped)
+    }
 }
 
 /// Starts a worker thread `name` that drives `director` over `ports`; their order is that of
@@ -75,7 +104,7 @@ pub fn start<D: Director + Send + 'static>(
         bell: far,
     };
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run())?;
-    Ok(Handle { commands: sender, bell: near, thread: Some(thread), ports: counters })
+    Ok(Handle { commands: sender, bell: Arc::new(near), thread: Some(thread), ports: counters })
 }
 
 impl<D: Director + Send + 'static> Handle<D> {
@@ -94,6 +123,11 @@ impl<D: Director + Send + 'static> Handle<D> {
         answer.blocking_recv().map_err(|_| Stopped)
     }
 
+    /// For other tasks to ask this worker.
+    pub fn asker(&self) -> Asker<D> {
+        Asker { commands: self.commands.clone(), bell: self.bell.clone() }
+    }
+
     /// Runs `f` in the worker between two turns and gives its result.
     ///
     /// # Errors
@@ -102,10 +136,7 @@ impl<D: Director + Send + 'static> Handle<D> {
         &self,
         f: impl FnOnce(&mut D, Mono, &mut Out) -> R + Send + 'static,
     ) -> Result<R, Stopped> {
-        let (message, answer) = question(f);
-        self.commands.send(message).await.map_err(|_| Stopped)?;
-        self.ring();
-        answer.await.map_err(|_| Stopped)
+        self.asker().ask(f).await
     }
 
     /// Stops the worker after its current turn and gives the director back.
@@ -128,8 +159,7 @@ impl<D> Handle<D> {
     }
 
     fn ring(&self) {
-        // a full pipe has rung already
-        let _ = (&self.bell).write(&[1]);
+        ring(&self.bell);
     }
 
     fn halt(&mut self) -> Option<std::thread::Result<D>> {
@@ -144,6 +174,11 @@ impl<D> Handle<D> {
         self.ring();
         Some(thread.join())
     }
+}
+
+fn ring(mut bell: &UnixStream) {
+    // a full pipe has rung already
+    let _ = bell.write(&[1]);
 }
 
 fn question<D, R: Send + 'static>(

@@ -33,7 +33,7 @@ mod handle;
 mod lane;
 
 pub use counters::{PortCounters, PortStats};
-pub use handle::{Handle, Stopped, start};
+pub use handle::{Asker, Handle, Stopped, start};
 
 use egress::Egress;
 use handle::Message;

@@ -1,8 +1,8 @@
 //! Opens the devices of a plan.
 
-use super::error::Failure;
 use crate::config::doc::Device;
 use crate::config::plan::PortSetup;
+use crate::failure::Failure;
 use crate::io::packet::PacketConfig;
 use crate::io::sys::netlink::Netlink;
 use crate::io::tap::TapConfig;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use super::error::Failure;
 use crate::addr::Cidr;
 use crate::config::plan::PortSetup;
+use crate::failure::Failure;
 use crate::io::sys::netlink::{Netlink, Route};
 
 /// What was set up for one port.

@@ -6,129 +6,135 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::check::count;
-use super::error::Failure;
 use super::host_side::HostSide;
 use super::ports;
+use super::workers::Workers;
 use crate::config::Plan;
-use crate::config::apply::{Changes, apply};
 use crate::config::doc::Device;
 use crate::config::plan::PortSetup;
+use crate::ctl::State;
 use crate::engine::{Engine, EngineOptions, PortId};
-use crate::host::{HostEvent, NetPlan};
+use crate::failure::Failure;
+use crate::host::NetPlan;
 use crate::io::guard::{self, Exposure, Guard};
 use crate::io::{Port, PortInfo};
 use crate::svc::{Catalog, DestSpec, ServiceKey, ServiceSpec};
-use crate::worker::{self, Handle, clock};
+use crate::worker::{self, clock};
 
 /// Lines about single services at the start; with more of them only their number is said.
 const SERVICE_LINES: usize = 20;
 
-/// A running director.
+/// The devices of a running director, its workers, and what was set up around them in the kernel.
 pub struct Running {
-    plan: Plan,
-    catalog: Catalog,
+    setups: Vec<PortSetup>,
+    connection_limit: u32,
     infos: Vec<PortInfo>,
-    handle: Option<Handle<Engine>>,
-    // Dropped after the worker, in this order: the kernel is told nothing while packets still flow.
+    workers: Option<Workers>,
+    // Dropped after the workers, in this order: the kernel is told nothing while packets still flow.
     host_sides: Vec<HostSide>,
     guards: Vec<Guard>,
+    guarded: Vec<IpAddr>,
 }
 
 impl Running {
-    /// Opens the ports and starts the worker.
+    /// Opens the ports and starts the workers; gives what runs too.
     ///
     /// # Errors
     /// What is not to be had. Everything that was set up until then is taken back.
-    pub fn start(plan: Plan) -> Result<Running, Failure> {
+    pub fn start(plan: Plan) -> Result<(Running, State), Failure> {
         let ports: Vec<Box<dyn Port>> = plan.ports.iter().map(ports::open).collect::<Result<_, _>>()?;
         let infos: Vec<PortInfo> = ports.iter().map(|p| p.info().clone()).collect();
+        let setups = plan.ports.clone();
+        let connection_limit = plan.connection_limit;
         let net = network(&plan, &infos)?;
-        let guards = guards(&plan, &infos)?;
-        let (mut catalog, _) = apply(&plan, &Catalog::new(Arc::new(net)))
+        let mut state = State::new(plan, Catalog::new(Arc::new(net)))
             .map_err(|e| Failure::wrong("configuration", e.to_string(), ""))?;
+        let vips = state.vips();
+        let addresses = own_addresses(&setups, &vips);
+        let guards = guards(&setups, &infos, &addresses)?;
         let now = clock::now();
-        let options = EngineOptions {
-            connection_limit: plan.connection_limit,
-            seed: seed()?,
-            ..EngineOptions::default()
-        };
-        let engine = Engine::new(now, options, catalog.commit()).map_err(|e| {
+        let options = EngineOptions { connection_limit, seed: seed()?, ..EngineOptions::default() };
+        let engine = Engine::new(now, options, state.catalog.commit()).map_err(|e| {
             Failure::run(
-                format!("cannot reserve memory for {} connections", plan.connection_limit),
+                format!("cannot reserve memory for {connection_limit} connections"),
                 e.to_string(),
                 "lower connection_limit in [director]",
             )
         })?;
-        let vips: BTreeSet<IpAddr> = plan.vips().collect();
         let mut host_sides = Vec::new();
-        for (setup, info) in plan.ports.iter().zip(&infos).filter(|(s, _)| !s.host_addresses.is_empty()) {
+        for (setup, info) in setups.iter().zip(&infos).filter(|(s, _)| !s.host_addresses.is_empty()) {
             host_sides.push(HostSide::set_up(setup, &info.name, &vips)?);
         }
         let handle = worker::start("softlvs-worker-0", engine, ports)
             .map_err(|e| Failure::run("cannot start the packet worker", e.to_string(), ""))?;
-        Ok(Running { plan, catalog, infos, handle: Some(handle), host_sides, guards })
+        let workers = Some(Workers::new(vec![handle]));
+        let running =
+            Running { setups, connection_limit, infos, workers, host_sides, guards, guarded: addresses };
+        Ok((running, state))
     }
 
     /// Says what runs, one line for each port and service.
-    pub fn introduce(&self) {
-        for (setup, info) in self.plan.ports.iter().zip(&self.infos) {
+    pub fn introduce(&self, state: &State) {
+        for (setup, info) in self.setups.iter().zip(&self.infos) {
             info!("{}", port_line(setup, info));
         }
-        for (spec, reals) in self.plan.services.iter().take(SERVICE_LINES) {
+        let services = &state.plan.services;
+        for (spec, reals) in services.iter().take(SERVICE_LINES) {
             info!("{}", service_line(spec, reals));
         }
-        if self.plan.services.len() > SERVICE_LINES {
-            info!("and {} more services", self.plan.services.len() - SERVICE_LINES);
+        if services.len() > SERVICE_LINES {
+            info!("and {} more services", services.len() - SERVICE_LINES);
         }
-        let (ports, services) =
-            (count(self.plan.ports.len(), "port"), count(self.plan.services.len(), "service"));
-        if self.plan.services.is_empty() {
+        let ports = count(self.setups.len(), "port");
+        if services.is_empty() {
             info!("running: {ports}, no service yet: waiting to be configured");
         } else {
-            info!("running: {ports}, {services}");
+            info!("running: {ports}, {}", count(services.len(), "service"));
         }
     }
 
-    /// Makes what runs into what `plan` says.
+    /// The network a plan makes of the open devices.
     ///
     /// # Errors
-    /// Why not; what runs is as it was.
-    pub async fn apply(&mut self, plan: Plan) -> Result<Changes, Failure> {
-        self.same_devices(&plan)?;
-        let net = network(&plan, &self.infos)?;
-        exposed(&plan, &self.infos)?;
-        let (mut next, mut changes) =
-            apply(&plan, &self.catalog).map_err(|e| Failure::wrong("configuration", e.to_string(), ""))?;
-        if *next.net != net {
-            next.net = Arc::new(net);
-            changes.settings = true;
+    /// It needs other devices or tables than those that were made at the start.
+    pub fn network(&self, plan: &Plan) -> Result<NetPlan, Failure> {
+        self.same_devices(plan)?;
+        network(plan, &self.infos)
+    }
+
+    /// Prepares the kernel around the director for these virtual addresses.
+    ///
+    /// # Errors
+    /// It would answer beside the director, or refuses; what was prepared before is there again.
+    pub fn surround(
+        &mut self,
+        plan: &Plan,
+        vips: &BTreeSet<IpAddr>,
+        before: &BTreeSet<IpAddr>,
+    ) -> Result<(), Failure> {
+        let addresses = own_addresses(&plan.ports, vips);
+        exposed(&plan.ports, &self.infos, &addresses)?;
+        for i in 0..self.host_sides.len() {
+            if let Err(e) = self.host_sides[i].route(vips) {
+                for side in &mut self.host_sides[..=i] {
+                    // what cannot be put back is found missing by the next change
+                    let _ = side.route(before);
+                }
+                return Err(e);
+            }
         }
-        let vips: BTreeSet<IpAddr> = plan.vips().collect();
-        for side in &mut self.host_sides {
-            side.route(&vips)?;
-        }
-        if !self.guards.is_empty() {
+        if !self.guards.is_empty() && addresses != self.guarded {
             // The old rule has the same name: it goes before the new one comes.
             self.guards.clear();
-            self.guards = guards(&plan, &self.infos)?;
+            self.guards = guards(&plan.ports, &self.infos, &addresses)?;
+            self.guarded = addresses;
         }
-        if !changes.is_empty() {
-            let snapshot = next.commit();
-            let handle = self.handle.as_ref().ok_or_else(stopped)?;
-            let taken = handle
-                .ask(move |engine: &mut Engine, now, _: &mut _| engine.on_snapshot(now, snapshot))
-                .await;
-            taken.map_err(|_| stopped())?;
-            self.catalog = next;
-        }
-        self.plan = plan;
-        Ok(changes)
+        Ok(())
     }
 
     /// Devices and tables are made once.
     fn same_devices(&self, plan: &Plan) -> Result<(), Failure> {
-        let fixed = |p: &Plan| -> Vec<PortSetup> {
+        let fixed = |ports: &[PortSetup]| -> Vec<PortSetup> {
             let strip = |s: &PortSetup| PortSetup {
                 addresses: Vec::new(),
                 gateway: None,
@@ -136,7 +142,7 @@ impl Running {
                 neighbors: Vec::new(),
                 ..s.clone()
             };
-            p.ports.iter().map(strip).collect()
+            ports.iter().map(strip).collect()
         };
         let refuse = |what: &str| {
             Err(Failure::wrong(
@@ -145,58 +151,61 @@ impl Running {
                 "restart softlvs to change it",
             ))
         };
-        if fixed(&self.plan) != fixed(plan) {
+        if fixed(&self.setups) != fixed(&plan.ports) {
             return refuse("the devices of the ports");
         }
-        if self.plan.connection_limit != plan.connection_limit {
+        if self.connection_limit != plan.connection_limit {
             return refuse("director.connection_limit");
         }
         Ok(())
     }
 
-    /// What happened beside packets since the last call.
+    /// The workers.
     ///
     /// # Errors
-    /// The worker is gone.
-    pub async fn events(&self) -> Result<Vec<HostEvent>, Failure> {
-        let handle = self.handle.as_ref().ok_or_else(stopped)?;
-        let drain = |engine: &mut Engine, _, _: &mut _| {
-            let host = engine.host_mut();
-            std::iter::from_fn(|| host.poll_event()).collect::<Vec<_>>()
-        };
-        handle.ask(drain).await.map_err(|_| stopped())
+    /// They have ended.
+    pub fn workers(&self) -> Result<&Workers, Failure> {
+        self.workers.as_ref().ok_or_else(stopped)
     }
 
     /// Name of a port.
     pub fn port_name(&self, port: PortId) -> &str {
-        self.plan.ports.get(usize::from(port.0)).map_or("?", |p| p.name.as_str())
+        self.setups.get(usize::from(port.0)).map_or("?", |p| p.name.as_str())
     }
 
-    /// True when the worker ended by itself.
+    /// True when a worker ended by itself.
     pub fn is_finished(&self) -> bool {
-        self.handle.as_ref().is_none_or(Handle::is_finished)
+        self.workers.as_ref().is_none_or(Workers::is_finished)
     }
 
-    /// Stops the worker, closes the ports, takes back what was set up around them.
+    /// Stops the workers, closes the ports, takes back what was set up around them.
     pub fn stop(mut self) {
-        let Some(handle) = self.handle.take() else { return };
-        match handle.stop() {
-            Ok(engine) => {
-                let c = engine.counters();
-                info!(
-                    received = c.received,
-                    forwarded = c.forwarded,
-                    dropped = engine.drops().total(),
-                    connections = c.opened,
-                    "stopped"
-                );
+        let Some(workers) = self.workers.take() else { return };
+        for result in workers.stop() {
+            match result {
+                Ok(engine) => {
+                    let c = engine.counters();
+                    info!(
+                        received = c.received,
+                        forwarded = c.forwarded,
+                        dropped = engine.drops().total(),
+                        connections = c.opened,
+                        "stopped"
+                    );
+                }
+                Err(e) => warn!("{e}"),
             }
-            Err(e) => warn!("{e}"),
         }
     }
 }
 
-fn stopped() -> Failure {
+/// `1 port`, `2 ports`
+pub fn count(n: usize, word: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+}
+
+/// What is said when a worker ended by itself.
+pub fn stopped() -> Failure {
     Failure::run(
         "the packet worker has ended",
         "this is a defect in softlvs",
@@ -213,36 +222,35 @@ fn network(plan: &Plan, infos: &[PortInfo]) -> Result<NetPlan, Failure> {
 }
 
 /// What the host kernel sees of each port.
-fn exposures(plan: &Plan, infos: &[PortInfo]) -> Vec<Exposure> {
+fn exposures(setups: &[PortSetup], infos: &[PortInfo]) -> Vec<Exposure> {
     let one = |(setup, info): (&PortSetup, &PortInfo)| Exposure {
         interface: info.name.clone(),
         shared: !setup.device.is_virtual(),
         mac: info.mac,
         device_mac: info.device_mac,
     };
-    plan.ports.iter().zip(infos).map(one).collect()
+    setups.iter().zip(infos).map(one).collect()
 }
 
 /// Addresses that are the director's and nobody else's.
-fn own_addresses(plan: &Plan) -> Vec<IpAddr> {
-    let dips = plan.ports.iter().flat_map(|p| &p.addresses).map(|a| a.addr);
-    let all: BTreeSet<IpAddr> = plan.vips().chain(dips).collect();
+fn own_addresses(setups: &[PortSetup], vips: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    let dips = setups.iter().flat_map(|p| &p.addresses).map(|a| a.addr);
+    let all: BTreeSet<IpAddr> = vips.iter().copied().chain(dips).collect();
     all.into_iter().collect()
 }
 
 /// The kernel would not answer or forward beside us.
-fn exposed(plan: &Plan, infos: &[PortInfo]) -> Result<(), Failure> {
-    let mut shared = plan.ports.iter().filter(|p| !p.device.is_virtual()).peekable();
+fn exposed(setups: &[PortSetup], infos: &[PortInfo], addresses: &[IpAddr]) -> Result<(), Failure> {
+    let mut shared = setups.iter().filter(|p| !p.device.is_virtual()).peekable();
     let guarded = shared.peek().is_some() && shared.all(|p| p.guard);
-    Ok(guard::check(&exposures(plan, infos), &own_addresses(plan), guarded)?)
+    Ok(guard::check(&exposures(setups, infos), addresses, guarded)?)
 }
 
-fn guards(plan: &Plan, infos: &[PortInfo]) -> Result<Vec<Guard>, Failure> {
-    exposed(plan, infos)?;
-    let addresses = own_addresses(plan);
-    let exposures = exposures(plan, infos);
-    let wanted = exposures.iter().zip(&plan.ports).filter(|(_, p)| p.guard);
-    wanted.map(|(port, _)| Ok(Guard::install(port, &addresses)?)).collect()
+fn guards(setups: &[PortSetup], infos: &[PortInfo], addresses: &[IpAddr]) -> Result<Vec<Guard>, Failure> {
+    exposed(setups, infos, addresses)?;
+    let exposures = exposures(setups, infos);
+    let wanted = exposures.iter().zip(setups).filter(|(_, p)| p.guard);
+    wanted.map(|(port, _)| Ok(Guard::install(port, addresses)?)).collect()
 }
 
 fn port_line(setup: &PortSetup, info: &PortInfo) -> String {

@@ -1,0 +1,440 @@
+//! The control task, the only writer of what is configured.
+//!
+//! Requests come through a bounded channel and are served one after the other, each a transaction: tried
+//! on a clone of the state, prepared in the kernel, published to all workers, and only then what runs. The
+//! answer comes when every worker decides by it. Events go to whoever listens, through a bounded channel
+//! that drops the oldest for those who are slow.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::running::{Running, stopped};
+use super::workers::Askers;
+use crate::config::Plan;
+use crate::config::apply::Changes;
+use crate::config::diag::Complaint;
+use crate::ctl::{Event, Overlay, RealKey, State};
+use crate::failure::Failure;
+use crate::host::HostEvent;
+use crate::io::PortInfo;
+use crate::ipvsadm::stats::RATE_INTERVAL;
+use crate::ipvsadm::{Command, Refusal};
+use crate::svc::CatalogError;
+use crate::worker::PortStats;
+
+/// Requests that may wait for the control task.
+const QUEUE: usize = 256;
+/// Events kept for slow listeners.
+const EVENTS: usize = 1024;
+/// How often the workers are asked what happened beside packets.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Most events of one look that are written to the log; a flood of them is counted instead.
+const EVENT_LINES: usize = 8;
+
+/// What the control task can be asked.
+enum Request {
+    Look(oneshot::Sender<State>),
+    Ports(oneshot::Sender<Vec<(PortInfo, PortStats)>>),
+    Apply {
+        plan: Box<Plan>,
+        dry_run: bool,
+        answer: oneshot::Sender<Result<Applied, Failure>>,
+    },
+    Commands {
+        commands: Vec<Command>,
+        answer: oneshot::Sender<Result<(), (usize, Refusal)>>,
+    },
+    Overlay {
+        overlays: Vec<(RealKey, Option<Overlay>)>,
+        answer: oneshot::Sender<Vec<Result<(), CatalogError>>>,
+    },
+    Sysctls {
+        values: Vec<(String, String)>,
+        answer: oneshot::Sender<Result<(), Complaint>>,
+    },
+}
+
+/// What a whole configuration came to.
+#[derive(Debug)]
+pub struct Applied {
+    /// What changed, or would change.
+    pub changes: Changes,
+    /// What ran before.
+    pub before: State,
+    /// What runs now, or would run.
+    pub after: State,
+}
+
+/// The way to the control task. Clones lead to the same one.
+#[derive(Clone)]
+pub struct Control {
+    requests: mpsc::Sender<Request>,
+    events: broadcast::Sender<Event>,
+    askers: Askers,
+}
+
+/// The control task is not there any more: the director is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the director is stopping")
+    }
+}
+
+impl std::error::Error for Gone {}
+
+impl From<Gone> for Failure {
+    fn from(gone: Gone) -> Failure {
+        Failure::run("cannot change the configuration", gone.to_string(), "")
+    }
+}
+
+impl Control {
+    async fn ask<R>(&self, request: impl FnOnce(oneshot::Sender<R>) -> Request) -> Result<R, Gone> {
+        let (tell, answer) = oneshot::channel();
+        self.requests.send(request(tell)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// What runs at this moment.
+    ///
+    /// # Errors
+    /// [`Gone`]
+    pub async fn look(&self) -> Result<State, Gone> {
+        self.ask(Request::Look).await
+    }
+    /// The ports with their counters.
+    ///
+    /// # Errors
+    /// [`Gone`]
+    pub async fn ports(&self) -> Result<Vec<(PortInfo, PortStats)>, Gone> {
+        self.ask(Request::Ports).await
+    }
+    /// Makes what runs into what `plan` says, all of it or nothing; with `dry_run` only finds out what
+    /// would change. Overlays of health checks stay.
+    ///
+    /// # Errors
+    /// Why not; what runs is as it was.
+    pub async fn apply(&self, plan: Plan, dry_run: bool) -> Result<Applied, Failure> {
+        let plan = Box::new(plan);
+        self.ask(|answer| Request::Apply { plan, dry_run, answer }).await?
+    }
+    /// Runs `ipvsadm` commands, as many as go; they become effective together.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, the place of the first one that was refused, and why. Those before it are done.
+    pub async fn commands(&self, commands: Vec<Command>) -> Result<Result<(), (usize, Refusal)>, Gone> {
+        self.ask(|answer| Request::Commands { commands, answer }).await
+    }
+    /// Lays over or takes away, several at once; the answers are in the order of the requests, and what
+    /// succeeds becomes effective together.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, real servers that are not there.
+    pub async fn overlay(
+        &self,
+        overlays: Vec<(RealKey, Option<Overlay>)>,
+    ) -> Result<Vec<Result<(), CatalogError>>, Gone> {
+        self.ask(|answer| Request::Overlay { overlays, answer }).await
+    }
+    /// Gives a real server another weight than the configured one, 0 to inhibit it.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, there is no such real server.
+    pub async fn set_weight(&self, real: RealKey, weight: u32) -> Result<Result<(), CatalogError>, Gone> {
+        self.overlay_one(real, Some(Overlay::Weight(weight))).await
+    }
+    /// Takes a real server out of its service; its connections stay.
+    ///
+    /// # Errors
+    /// As [`Control::set_weight`].
+    pub async fn remove(&self, real: RealKey) -> Result<Result<(), CatalogError>, Gone> {
+        self.overlay_one(real, Some(Overlay::Remove)).await
+    }
+    /// A real server is again as it is configured.
+    ///
+    /// # Errors
+    /// As [`Control::set_weight`].
+    pub async fn restore(&self, real: RealKey) -> Result<Result<(), CatalogError>, Gone> {
+        self.overlay_one(real, None).await
+    }
+    async fn overlay_one(
+        &self,
+        real: RealKey,
+        overlay: Option<Overlay>,
+    ) -> Result<Result<(), CatalogError>, Gone> {
+        let mut answers = self.overlay(vec![(real, overlay)]).await?;
+        answers.pop().ok_or(Gone)
+    }
+    /// Sets switches of `net.ipv4.vs`, all of them or none.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, what is wrong with one of them.
+    pub async fn sysctls(&self, values: Vec<(String, String)>) -> Result<Result<(), Complaint>, Gone> {
+        self.ask(|answer| Request::Sysctls { values, answer }).await
+    }
+    /// Events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+    /// Tells those who listen.
+    pub fn tell(&self, event: Event) {
+        // nobody listens: fine
+        let _ = self.events.send(event);
+    }
+    /// The workers, for what does not change anything.
+    pub fn workers(&self) -> &Askers {
+        &self.askers
+    }
+}
+
+/// The control task before it runs.
+pub struct Task {
+    running: Running,
+    state: State,
+    requests: mpsc::Receiver<Request>,
+    events: broadcast::Sender<Event>,
+    generation: u64,
+}
+
+/// The way to the control task, and the task, which the caller has to run.
+///
+/// # Errors
+/// The workers have ended.
+pub fn control(running: Running, state: State) -> Result<(Control, Task), Failure> {
+    let (sender, requests) = mpsc::channel(QUEUE);
+    let (events, _) = broadcast::channel(EVENTS);
+    let askers = running.workers()?.askers();
+    let control = Control { requests: sender, events: events.clone(), askers };
+    Ok((control, Task { running, state, requests, events, generation: 0 }))
+}
+
+impl Task {
+    /// Serves until `stop` becomes true; gives the devices back, to be stopped.
+    ///
+    /// # Errors
+    /// A worker ended by itself, or prepared surroundings cannot be kept.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> (Running, Result<(), Failure>) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rates = interval(Duration::from_nanos(RATE_INTERVAL.0));
+        rates.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.serve(request).await,
+                    None => break Ok(()),
+                },
+                _ = stop.wait_for(|stop| *stop) => break Ok(()),
+                _ = rates.tick() => self.state.tick(),
+                _ = look.tick() => {
+                    if self.running.is_finished() {
+                        break Err(stopped());
+                    }
+                    self.look().await;
+                }
+            }
+        };
+        (self.running, result)
+    }
+
+    async fn serve(&mut self, request: Request) {
+        // who asked may have gone away meanwhile: fine
+        match request {
+            Request::Look(answer) => drop(answer.send(self.state.clone())),
+            Request::Ports(answer) => {
+                drop(answer.send(self.running.workers().map(|w| w.ports()).unwrap_or_default()));
+            }
+            Request::Apply { plan, dry_run, answer } => {
+                drop(answer.send(self.apply(*plan, dry_run).await));
+            }
+            Request::Commands { commands, answer } => drop(answer.send(self.commands(&commands).await)),
+            Request::Overlay { overlays, answer } => drop(answer.send(self.overlay(overlays).await)),
+            Request::Sysctls { values, answer } => drop(answer.send(self.sysctls(&values).await)),
+        }
+    }
+
+    async fn apply(&mut self, plan: Plan, dry_run: bool) -> Result<Applied, Failure> {
+        let net = self.running.network(&plan)?;
+        let mut next = self.state.clone();
+        let mut changes =
+            next.apply(Arc::new(plan)).map_err(|e| Failure::wrong("configuration", e.to_string(), ""))?;
+        if *next.catalog.net != net {
+            next.catalog.net = Arc::new(net);
+            changes.settings = true;
+        }
+        let before = self.state.clone();
+        if dry_run {
+            return Ok(Applied { changes, before, after: next });
+        }
+        if changes.is_empty() {
+            self.state = next;
+        } else {
+            self.publish(next, changes).await?;
+        }
+        Ok(Applied { changes, before, after: self.state.clone() })
+    }
+
+    async fn commands(&mut self, commands: &[Command]) -> Result<(), (usize, Refusal)> {
+        let mut next = self.state.clone();
+        let mut refused = None;
+        for (i, command) in commands.iter().enumerate() {
+            if let Err(e) = next.command(command) {
+                refused = Some((i, e));
+                break;
+            }
+        }
+        let done = refused.as_ref().map_or(commands.len(), |(i, _)| *i);
+        let changing = |c: &Command| !matches!(c, Command::List(_) | Command::Zero(_));
+        if commands[..done].iter().any(changing) {
+            let changes = differences(&self.state, &next);
+            if let Err(failure) = self.publish(next, changes).await {
+                let why = failure.messages().join("\n");
+                return Err((0, Refusal::kernel(why)));
+            }
+        } else {
+            self.state = next;
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    async fn overlay(&mut self, overlays: Vec<(RealKey, Option<Overlay>)>) -> Vec<Result<(), CatalogError>> {
+        let mut next = self.state.clone();
+        let mut changes = Changes::default();
+        let mut answers = Vec::with_capacity(overlays.len());
+        let mut told = Vec::new();
+        for (real, overlay) in overlays {
+            let answer = next.overlay(real, overlay.clone());
+            if answer == Ok(true) {
+                changes.reals[1] += 1;
+                told.push(Event::Overlaid { real, overlay });
+            }
+            answers.push(answer.map(drop));
+        }
+        if told.is_empty() {
+            self.state = next;
+        } else if let Err(failure) = self.publish(next, changes).await {
+            // the virtual addresses are the same, so only a worker that ended can be the reason
+            warn!("{}", failure.messages().join("; "));
+        } else {
+            told.into_iter().for_each(|event| self.tell(event));
+        }
+        answers
+    }
+
+    async fn sysctls(&mut self, values: &[(String, String)]) -> Result<(), Complaint> {
+        let mut next = self.state.clone();
+        for (name, text) in values {
+            next.set_sysctl(name, text)?;
+        }
+        let changes = Changes { settings: next.sysctl != self.state.sysctl, ..Changes::default() };
+        if !changes.is_empty() {
+            let done = self.publish(next, changes).await;
+            done.map_err(|f| Complaint::new(f.messages().join("; "), ""))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `next` what runs: the kernel around us is prepared, then all workers take it.
+    async fn publish(&mut self, mut next: State, changes: Changes) -> Result<(), Failure> {
+        let (before, vips): (BTreeSet<IpAddr>, _) = (self.state.vips(), next.vips());
+        let ports = next.plan.ports != self.state.plan.ports;
+        if vips != before || ports {
+            self.running.surround(&next.plan, &vips, &before)?;
+        }
+        let snapshot = next.catalog.commit();
+        self.generation = snapshot.generation;
+        self.state = next;
+        self.running.workers()?.publish(snapshot).await.map_err(|_| stopped())?;
+        self.tell(Event::Changed { generation: self.generation, changes });
+        Ok(())
+    }
+
+    fn tell(&self, event: Event) {
+        // nobody listens: fine
+        let _ = self.events.send(event);
+    }
+
+    /// What happened beside packets: to the log and to those who listen.
+    async fn look(&self) {
+        let Ok(workers) = self.running.workers() else { return };
+        let Ok(events) = workers.events().await else { return };
+        for (i, event) in events.iter().enumerate() {
+            let event = self.named(*event);
+            if i < EVENT_LINES {
+                log(&event);
+            }
+            self.tell(event);
+        }
+        if events.len() > EVENT_LINES {
+            warn!(more = events.len() - EVENT_LINES, "further events of this kind");
+        }
+    }
+
+    fn named(&self, event: HostEvent) -> Event {
+        let name = |port| self.running.port_name(port).to_owned();
+        match event {
+            HostEvent::AddressConflict { port, ip, mac } => {
+                Event::AddressConflict { port: name(port), ip, mac }
+            }
+            HostEvent::NeighborMoved { port, ip, from, to } => {
+                Event::NeighborMoved { port: name(port), ip, from, to }
+            }
+            HostEvent::NeighborFailed { port, ip } => Event::NeighborFailed { port: name(port), ip },
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::AddressConflict { port, ip, mac } => {
+            warn!(port, %ip, %mac, "another station says it has an address of the director");
+        }
+        Event::NeighborMoved { port, ip, from, to } => {
+            info!(port, %ip, %from, %to, "neighbour has another MAC address");
+        }
+        Event::NeighborFailed { port, ip } => warn!(port, %ip, "neighbour does not answer"),
+        Event::Changed { .. } | Event::Refused { .. } | Event::Overlaid { .. } => {}
+    }
+}
+
+/// How many services and real servers differ.
+fn differences(before: &State, after: &State) -> Changes {
+    let mut changes =
+        Changes { settings: before.catalog.timeouts != after.catalog.timeouts, ..Changes::default() };
+    for s in after.catalog.services() {
+        let Some(old) = before.catalog.service(&s.spec.key) else {
+            changes.services[0] += 1;
+            changes.reals[0] += s.dests.len();
+            continue;
+        };
+        if Arc::ptr_eq(old, s) {
+            continue;
+        }
+        changes.services[1] += usize::from(old.spec != s.spec);
+        let same =
+            |a: &crate::svc::Dest, b: &crate::svc::Dest| (a.spec.ip, a.spec.port) == (b.spec.ip, b.spec.port);
+        for d in &s.dests {
+            match old.dests.iter().find(|o| same(o, d)) {
+                None => changes.reals[0] += 1,
+                Some(o) => changes.reals[1] += usize::from(o.spec != d.spec),
+            }
+        }
+        changes.reals[2] += old.dests.iter().filter(|o| !s.dests.iter().any(|d| same(o, d))).count();
+    }
+    for s in before.catalog.services() {
+        if after.catalog.service(&s.spec.key).is_none() {
+            changes.services[2] += 1;
+            changes.reals[2] += s.dests.len();
+        }
+    }
+    changes
+}

@@ -1,0 +1,11 @@
+//! The control side at work: one task owns what is configured and the workers; everybody else, be it a
+//! socket, a signal or a health check, asks it through a [`Control`].
+
+pub mod control;
+mod host_side;
+mod ports;
+pub mod running;
+pub mod workers;
+
+pub use control::Control;
+pub use running::Running;
