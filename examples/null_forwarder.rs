@@ -73,7 +73,11 @@ fn open(text: &str) -> Result<(Mac, Box<dyn Port>), Box<dyn std::error::Error>> 
     Ok((own, port))
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// The program; `benches/e2e` calls it too.
+///
+/// # Errors
+/// Wrong arguments, or a port cannot be opened.
+pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((peers, ports)) = args.split_last_chunk::<2>().map(|(ports, peers)| (peers, ports)) else {
         return Err("usage: null_forwarder PORT [PORT] PEER_A PEER_B".into());
