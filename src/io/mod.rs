@@ -30,6 +30,7 @@ pub mod tun;
 pub mod tuntap;
 pub mod vnet;
 pub mod wrap;
+pub mod xdp;
 
 pub use error::{OpenError, PortError};
 pub use mem::MemPort;
@@ -37,6 +38,7 @@ pub use packet::PacketPort;
 pub use pcap::{PcapIn, PcapOut};
 pub use tap::TapPort;
 pub use tun::TunPort;
+pub use xdp::XdpPort;
 
 /// Most packets taken from a port in one turn.
 pub const BURST: usize = 64;
