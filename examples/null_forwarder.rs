@@ -1,7 +1,7 @@
 //! A forwarder that does nothing but rewrite MAC addresses: what ports and worker cost without a director.
 //!
 //! ```text
-//! null_forwarder PORT [PORT] PEER_A PEER_B      PORT: tap:NAME@MAC or packet:IFACE@MAC, PEER: a MAC
+//! null_forwarder PORT [PORT] PEER_A PEER_B      PORT: KIND:NAME@MAC, KIND: tap, packet or xdp, PEER: a MAC
 //! ```
 //! Frames from PEER_A go to PEER_B through the last port, all others to PEER_A through the first. With
 //! `OFFLOAD=off` the ports are opened without offload. Ends at end of input, with the counters.
@@ -13,7 +13,8 @@ use softlvs::buf::{Out, PacketBuf};
 use softlvs::engine::{DropReason, PortId, Taken, Verdict};
 use softlvs::io::packet::PacketConfig;
 use softlvs::io::tap::TapConfig;
-use softlvs::io::{MacChoice, OffloadMode, PacketPort, Port, TapPort};
+use softlvs::io::xdp::XdpConfig;
+use softlvs::io::{MacChoice, OffloadMode, PacketPort, Port, TapPort, XdpPort};
 use softlvs::time::Mono;
 use softlvs::worker::{self, Director};
 
@@ -68,7 +69,10 @@ fn open(text: &str) -> Result<(Mac, Box<dyn Port>), Box<dyn std::error::Error>> 
         Some(("packet", name)) => {
             Box::new(PacketPort::open(&PacketConfig { interface: name.to_owned(), mac, offload })?)
         }
-        _ => return Err("PORT is tap:NAME@MAC or packet:IFACE@MAC".into()),
+        Some(("xdp", name)) => {
+            Box::new(XdpPort::open(&XdpConfig { interface: name.to_owned(), mac, ..XdpConfig::default() })?)
+        }
+        _ => return Err("PORT is tap:NAME@MAC, packet:IFACE@MAC or xdp:IFACE@MAC".into()),
     };
     Ok((own, port))
 }

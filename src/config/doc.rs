@@ -14,6 +14,7 @@ use super::sysctl;
 use super::values;
 use crate::addr::{Cidr, Mac};
 use crate::host::{AddrRange, Closed};
+use crate::io::xdp::XdpMode;
 use crate::io::{MacChoice, OffloadMode};
 use crate::svc::{PersistenceEngine, Proto, SchedulerKind};
 use crate::time::Span;
@@ -122,6 +123,8 @@ pub struct PortDoc {
     pub queues: Option<At<u32>>,
     pub offload: Option<At<OffloadMode>>,
     pub guard: Option<At<bool>>,
+    pub xdp_mode: Option<At<XdpMode>>,
+    pub busy_poll: Option<At<u32>>,
     pub neighbors: Vec<(At<IpAddr>, At<Mac>)>,
     /// Addresses for the kernel's side of the device (command line only).
     pub host_addresses: Vec<At<Cidr>>,
@@ -255,6 +258,8 @@ fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, Complaint> {
 const ENGINES: [(&str, PersistenceEngine); 1] = [("sip", PersistenceEngine::Sip)];
 const PROTOCOLS: [(&str, Proto); 3] = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("sctp", Proto::Sctp)];
 
+const XDP_MODES: [(&str, XdpMode); 3] =
+    [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
 const OFFLOAD: [(&str, OffloadMode); 3] =
     [("auto", OffloadMode::Auto), ("on", OffloadMode::On), ("off", OffloadMode::Off)];
 
@@ -385,6 +390,8 @@ fn port(t: &View<'_>, r: &mut Report) -> PortDoc {
         queues: number(t.int("queues")),
         offload: t.text("offload", word(&OFFLOAD), r),
         guard: t.bool("guard"),
+        xdp_mode: t.text("xdp_mode", word(&XDP_MODES), r),
+        busy_poll: t.text("busy_poll", values::microseconds, r),
         neighbors,
         host_addresses: Vec::new(),
     }

@@ -147,6 +147,18 @@ const PORT: &[Key] = &[
     key("offload", Kind::Choice(&["auto", "on", "off"]), "\"auto\"", "Large packets and partial checksums."),
     key("guard", Kind::Bool, "false", "Keep the kernel from answering the same packets (nftables rule)."),
     key(
+        "xdp_mode",
+        Kind::Choice(&["auto", "native", "generic"]),
+        "\"auto\"",
+        "Where an XDP program is attached.",
+    ),
+    key(
+        "busy_poll",
+        Kind::Text(Form::Microseconds),
+        "\"50us\"",
+        "XDP: have the kernel poll the driver for so long instead of waiting for interrupts.",
+    ),
+    key(
         "neighbors",
         Kind::Map(Form::Ip, Form::Mac),
         "{ \"192.0.2.1\" = \"02:00:00:00:00:99\" }",

@@ -7,6 +7,7 @@ use super::doc::Device;
 use super::sysctl::Sysctls;
 use crate::addr::{Cidr, Mac};
 use crate::host::{AddrRange, Closed, FtpHelper, MarkRule, NetPlan, PortPlan, RoutePlan};
+use crate::io::xdp::XdpMode;
 use crate::io::{MacChoice, OffloadMode, PortInfo};
 use crate::svc::{DestSpec, Forward, ServiceSpec};
 use crate::time::Span;
@@ -53,6 +54,10 @@ pub struct PortSetup {
     pub offload: OffloadMode,
     /// Keep the kernel from answering the same packets.
     pub guard: bool,
+    /// How an XDP program is attached.
+    pub xdp_mode: XdpMode,
+    /// Busy polling on an XDP port, in microseconds.
+    pub busy_poll: Option<u32>,
     /// Static neighbours.
     pub neighbors: Vec<(IpAddr, Mac)>,
     /// Addresses for the kernel's side of a TAP or TUN device.

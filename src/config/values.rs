@@ -18,6 +18,8 @@ pub enum Form {
     Socket,
     /// `15m`
     Duration,
+    /// `50us`
+    Microseconds,
     /// Name of a network interface.
     Interface,
     /// An Ethernet address.
@@ -51,6 +53,7 @@ impl Form {
             Form::Name | Form::Path => return None,
             Form::Interface => "^[^\\s/:]{1,15}$",
             Form::Duration => "^[0-9]+(ms|s|m|h|d)$",
+            Form::Microseconds => "^[0-9]+(us|ms)$",
             Form::Mac => "^([0-9A-Fa-f]{1,2}:){5}[0-9A-Fa-f]{1,2}$",
             Form::MacOrInherit => "^(inherit|([0-9A-Fa-f]{1,2}:){5}[0-9A-Fa-f]{1,2})$",
             Form::Ip => "^[0-9A-Fa-f.:]+$",
@@ -113,6 +116,23 @@ pub fn timeout(s: &str) -> Result<Span, Complaint> {
         ));
     }
     Ok(span)
+}
+
+/// A short time in microseconds, from 1 us to 100 ms.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn microseconds(s: &str) -> Result<u32, Complaint> {
+    let (number, factor) = match (s.strip_suffix("us"), s.strip_suffix("ms")) {
+        (Some(n), _) => (n, 1),
+        (_, Some(n)) => (n, 1000),
+        _ => ("", 1),
+    };
+    let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let us = number.parse::<u32>().ok().filter(|_| digits).and_then(|n| n.checked_mul(factor));
+    us.filter(|us| (1..=100_000).contains(us)).ok_or_else(|| {
+        Complaint::new(format!("`{s}` is not a time from 1us to 100ms"), "write it as \"50us\" or \"1ms\"")
+    })
 }
 
 /// An IP address.

@@ -239,6 +239,7 @@ impl Task {
                     if self.running.is_finished() {
                         break Err(stopped());
                     }
+                    self.running.look();
                     self.look().await;
                 }
             }
@@ -351,6 +352,7 @@ impl Task {
             self.running.surround(&next.plan, &vips, &before)?;
         }
         let snapshot = next.catalog.commit();
+        self.running.claim(&snapshot)?;
         self.generation = snapshot.generation;
         self.state = next;
         self.running.workers()?.publish(snapshot).await.map_err(|_| stopped())?;

@@ -1,6 +1,7 @@
 //! The control side at work: one task owns what is configured and the workers; everybody else, be it a
 //! socket, a signal or a health check, asks it through a [`Control`].
 
+mod claims;
 pub mod control;
 mod host_side;
 mod ports;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::claims::Filters;
 use super::host_side::HostSide;
 use super::ports;
 use super::workers::Workers;
 use crate::config::Plan;
-use crate::config::doc::Device;
 use crate::config::plan::PortSetup;
 use crate::ctl::State;
 use crate::engine::{Engine, EngineOptions, PortId};
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::host::NetPlan;
 use crate::io::guard::{self, Exposure, Guard};
 use crate::io::{Port, PortInfo};
-use crate::svc::{Catalog, DestSpec, ServiceKey, ServiceSpec};
+use crate::svc::{Catalog, DestSpec, ServiceKey, ServiceSpec, Snapshot};
 use crate::worker::{self, clock};
 
 /// Lines about single services at the start; with more of them only their number is said.
@@ -29,11 +29,14 @@ pub struct Running {
     setups: Vec<PortSetup>,
     connection_limit: u32,
     infos: Vec<PortInfo>,
+    /// What the ports are, for people.
+    kinds: Vec<String>,
     workers: Option<Workers>,
     // Dropped after the workers, in this order: the kernel is told nothing while packets still flow.
     host_sides: Vec<HostSide>,
     guards: Vec<Guard>,
     guarded: Vec<IpAddr>,
+    filters: Filters,
 }
 
 impl Running {
@@ -42,7 +45,16 @@ impl Running {
     /// # Errors
     /// What is not to be had. Everything that was set up until then is taken back.
     pub fn start(plan: Plan) -> Result<(Running, State), Failure> {
-        let ports: Vec<Box<dyn Port>> = plan.ports.iter().map(ports::open).collect::<Result<_, _>>()?;
+        let (mut ports, mut kinds, mut filters) =
+            (Vec::<Box<dyn Port>>::new(), Vec::new(), Filters::default());
+        for (i, setup) in plan.ports.iter().enumerate() {
+            let opened = ports::open(setup)?;
+            if let Some(filter) = opened.filter {
+                filters.add(PortId(i as u16), filter);
+            }
+            ports.push(opened.port);
+            kinds.push(opened.kind);
+        }
         let infos: Vec<PortInfo> = ports.iter().map(|p| p.info().clone()).collect();
         let setups = plan.ports.clone();
         let connection_limit = plan.connection_limit;
@@ -54,7 +66,9 @@ impl Running {
         let guards = guards(&setups, &infos, &addresses)?;
         let now = clock::now();
         let options = EngineOptions { connection_limit, seed: seed()?, ..EngineOptions::default() };
-        let engine = Engine::new(now, options, state.catalog.commit()).map_err(|e| {
+        let snapshot = state.catalog.commit();
+        filters.update(&snapshot)?;
+        let engine = Engine::new(now, options, snapshot).map_err(|e| {
             Failure::run(
                 format!("cannot reserve memory for {connection_limit} connections"),
                 e.to_string(),
@@ -68,15 +82,24 @@ impl Running {
         let handle = worker::start("softlvs-worker-0", engine, ports)
             .map_err(|e| Failure::run("cannot start the packet worker", e.to_string(), ""))?;
         let workers = Some(Workers::new(vec![handle]));
-        let running =
-            Running { setups, connection_limit, infos, workers, host_sides, guards, guarded: addresses };
+        let running = Running {
+            setups,
+            connection_limit,
+            infos,
+            kinds,
+            workers,
+            host_sides,
+            guards,
+            guarded: addresses,
+            filters,
+        };
         Ok((running, state))
     }
 
     /// Says what runs, one line for each port and service.
     pub fn introduce(&self, state: &State) {
-        for (setup, info) in self.setups.iter().zip(&self.infos) {
-            info!("{}", port_line(setup, info));
+        for ((setup, info), kind) in self.setups.iter().zip(&self.infos).zip(&self.kinds) {
+            info!("{}", port_line(setup, info, kind));
         }
         let services = &state.plan.services;
         for (spec, reals) in services.iter().take(SERVICE_LINES) {
@@ -158,6 +181,19 @@ impl Running {
             return refuse("director.connection_limit");
         }
         Ok(())
+    }
+
+    /// Tells the programs on XDP ports what belongs to the director by this snapshot.
+    ///
+    /// # Errors
+    /// There are too many addresses.
+    pub fn claim(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
+        Ok(self.filters.update(snapshot)?)
+    }
+
+    /// What is to be done once in a while.
+    pub fn look(&mut self) {
+        self.filters.look();
     }
 
     /// The workers.
@@ -253,11 +289,7 @@ fn guards(setups: &[PortSetup], infos: &[PortInfo], addresses: &[IpAddr]) -> Res
     wanted.map(|(port, _)| Ok(Guard::install(port, addresses)?)).collect()
 }
 
-fn port_line(setup: &PortSetup, info: &PortInfo) -> String {
-    let kind = match &setup.device {
-        Device::Auto(_) => "packet (the best that works here: this version has no AF_XDP)",
-        other => other.kind(),
-    };
+fn port_line(setup: &PortSetup, info: &PortInfo, kind: &str) -> String {
     let mut parts = vec![format!("port {}: {kind} {}", setup.name, info.name)];
     parts.extend(info.mac.map(|mac| format!("MAC {mac}")));
     parts.push(format!("MTU {}", setup.mtu.unwrap_or(info.mtu)));

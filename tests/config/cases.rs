@@ -213,10 +213,18 @@ fn cases() -> Vec<Case> {
             &["3:7 port[0].mtu | IPv6 needs an MTU of 1280, this is 1000 | write mtu = 1280 or more"],
         ),
         case(
-            "XDP",
-            "[[port]]\nxdp = \"eth0\"\naddresses = [\"10.0.0.2/24\"]",
+            "what only XDP has",
+            port("xdp_mode = \"native\"\nbusy_poll = \"50us\""),
             &[
-                r#"2:7 port[0].xdp | AF_XDP ports are not available in this version | attach with AF_PACKET instead: packet = "eth0" (--packet eth0)"#,
+                "4:12 port[0].xdp_mode | a tap port has no `xdp_mode` | it is for xdp ports; leave it out",
+                "5:13 port[0].busy_poll | a tap port has no `busy_poll` | it is for xdp ports; leave it out",
+            ],
+        ),
+        case(
+            "busy polling for too long",
+            "[[port]]\nxdp = \"eth0\"\nbusy_poll = \"1s\"\naddresses = [\"10.0.0.2/24\"]",
+            &[
+                r#"3:13 port[0].busy_poll | `1s` is not a time from 1us to 100ms | write it as "50us" or "1ms""#,
             ],
         ),
         case(

@@ -30,9 +30,25 @@ pub struct Cell {
 
 impl Cell {
     pub fn start(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation) -> Cell {
+        Cell::start_with(mode, io, ipv6, encapsulation, Attach::default())
+    }
+
+    pub fn start_with(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation, attach: Attach) -> Cell {
         let layout = Layout::new(mode, ipv6, SERVERS, encapsulation);
-        let toml = layout.toml(io, "rr") + &udp_service(&layout);
+        let mut toml = layout.toml(io, "rr") + &udp_service(&layout);
+        if attach.generic {
+            toml = toml.replace("\nxdp = ", "\nxdp_mode = \"generic\"\nxdp = ");
+        }
         let mut topology = Topology::build(layout, io).unwrap();
+        if attach.inherit {
+            let director = topology.layout.director().clone();
+            let links = &mut topology.node_mut("director").unwrap().links;
+            for nic in &director.nics {
+                let index = links.index(&nic.name).unwrap();
+                links.set_mac(index, nic.mac).unwrap();
+                toml = toml.replace(&format!("mac = \"{}\"", nic.mac), "mac = \"inherit\"");
+            }
+        }
         topology.prepare_servers().unwrap();
         let servers = serve(&topology);
         let scratch = tempfile::tempdir().unwrap();
@@ -440,11 +456,24 @@ fn full_size(from: Mac, to: Mac, src: IpAddr, dst: IpAddr) -> Vec<u8> {
 
 /// What could not be done because the machine lacks it is not a failure of the cell.
 pub fn run(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation) {
-    if io == Io::Tap && !crate::gate::tap() {
+    run_with(mode, io, ipv6, encapsulation, Attach::default());
+}
+
+/// How the director's ports differ from the usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attach {
+    /// XDP in generic mode.
+    pub generic: bool,
+    /// The interface's own MAC.
+    pub inherit: bool,
+}
+
+pub fn run_with(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation, attach: Attach) {
+    if !crate::gate::io(io) {
         return;
     }
     let begin = std::time::Instant::now();
-    let mut cell = Cell::start(mode, io, ipv6, encapsulation);
+    let mut cell = Cell::start_with(mode, io, ipv6, encapsulation, attach);
     cell.check();
     println!("{}: passed in {:.1?}", cell.name(), begin.elapsed());
 }

@@ -40,6 +40,27 @@ pub fn tap() -> bool {
     false
 }
 
+/// True when XDP programs can be loaded: by root outside of user namespaces.
+pub fn xdp() -> bool {
+    use softlvs::io::sys::bpf::{Map, MapKind};
+    let Err(e) = Map::create(MapKind::Xsk, 4, 4, 1, "softlvs_may_i") else { return true };
+    if std::env::var_os(INSIDE).is_none() {
+        skip(&format!("no XDP here: {e}"));
+    } else {
+        println!("skipped: no XDP in a user namespace: {e}");
+    }
+    false
+}
+
+/// True when a port of this kind can be opened.
+pub fn io(io: softlvs::lab::Io) -> bool {
+    match io {
+        softlvs::lab::Io::Tap => tap(),
+        softlvs::lab::Io::Packet => true,
+        softlvs::lab::Io::Xdp => xdp(),
+    }
+}
+
 /// Says why a test does not run; fails where everything has to run.
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "with CI=true nothing is skipped: {why}");

@@ -8,6 +8,7 @@
 //! * `path_mtu`, `mixed`: smaller MTUs on the way, tunnels of the other family.
 //! * `router`: forwarding beside services, configuration read again, idling.
 //! * `ftp`: data connections of FTP, with vsftpd and curl.
+//! * `xdp`: what the kernel beside an XDP port sees and does not see, how the program comes and goes.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
@@ -30,3 +31,4 @@ mod selftest;
 mod sniff;
 mod traffic;
 mod wires;
+mod xdp;

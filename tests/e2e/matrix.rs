@@ -44,4 +44,16 @@ cells! {
     tun_gue_raw_ipv6: Tun Packet true GUE;
     tun_gue_tap_ipv4: Tun Tap false GUE;
     tun_gue_tap_ipv6: Tun Tap true GUE;
+    nat_xdp_ipv4: Nat Xdp false IPIP;
+    nat_xdp_ipv6: Nat Xdp true IPIP;
+    fullnat_xdp_ipv4: FullNat Xdp false IPIP;
+    fullnat_xdp_ipv6: FullNat Xdp true IPIP;
+    dr_xdp_ipv4: Dr Xdp false IPIP;
+    dr_xdp_ipv6: Dr Xdp true IPIP;
+    tun_ipip_xdp_ipv4: Tun Xdp false IPIP;
+    tun_ipip_xdp_ipv6: Tun Xdp true IPIP;
+    tun_gre_xdp_ipv4: Tun Xdp false GRE;
+    tun_gre_xdp_ipv6: Tun Xdp true GRE;
+    tun_gue_xdp_ipv4: Tun Xdp false GUE;
+    tun_gue_xdp_ipv6: Tun Xdp true GUE;
 }

@@ -99,7 +99,7 @@ fn works(cell: &Cell, old: &std::net::TcpStream) {
 }
 
 fn deleted_under_load(io: Io, ipv6: bool) {
-    if io == Io::Tap && !gate::tap() {
+    if !gate::io(io) {
         return;
     }
     let mut cell = Cell::start(Mode::Nat, io, ipv6, Encapsulation::Ipip);
@@ -144,7 +144,7 @@ fn deleted_under_load(io: Io, ipv6: bool) {
 }
 
 fn flaps_under_load(io: Io) {
-    if io == Io::Tap && !gate::tap() {
+    if !gate::io(io) {
         return;
     }
     let mut cell = Cell::start(Mode::Nat, io, false, Encapsulation::Ipip);
@@ -180,6 +180,18 @@ fn flaps_under_load(io: Io) {
 crate::in_namespaces! {
     fn raw_device_deleted_under_load_and_returned() {
         deleted_under_load(Io::Packet, false);
+    }
+}
+
+crate::in_namespaces! {
+    fn xdp_device_deleted_under_load_and_returned() {
+        deleted_under_load(Io::Xdp, false);
+    }
+}
+
+crate::in_namespaces! {
+    fn xdp_link_flaps_under_load() {
+        flaps_under_load(Io::Xdp);
     }
 }
 

@@ -68,19 +68,29 @@ fn setup(p: &PortDoc) -> Option<PortSetup> {
         queues: p.queues.as_ref().map_or(1, |q| q.value),
         offload: p.offload.as_ref().map(|o| o.value).unwrap_or_default(),
         guard: p.guard.as_ref().is_some_and(|g| g.value),
+        xdp_mode: p.xdp_mode.as_ref().map(|m| m.value).unwrap_or_default(),
+        busy_poll: p.busy_poll.as_ref().map(|b| b.value),
         neighbors: p.neighbors.iter().map(|(ip, mac)| (ip.value, mac.value)).collect(),
         host_addresses: p.host_addresses.iter().map(|a| a.value).collect(),
     })
 }
 
 fn device(p: &PortDoc, report: &mut Report) {
-    let Some(At { value: device, place }) = &p.device else { return };
-    if let Device::Xdp(name) = device {
-        report.error(
-            place,
-            "AF_XDP ports are not available in this version",
-            format!("attach with AF_PACKET instead: packet = \"{name}\" (--packet {name})"),
-        );
+    let Some(At { value: device, .. }) = &p.device else { return };
+    let xdp_only = [
+        ("xdp_mode", p.xdp_mode.as_ref().map(|m| &m.place)),
+        ("busy_poll", p.busy_poll.as_ref().map(|b| &b.place)),
+    ];
+    for (key, place) in xdp_only {
+        if let Some(place) = place
+            && !matches!(device, Device::Xdp(_) | Device::Auto(_))
+        {
+            report.error(
+                place,
+                format!("a {} port has no `{key}`", device.kind()),
+                "it is for xdp ports; leave it out",
+            );
+        }
     }
     if let Some(mac) = &p.mac {
         if device.is_l3() {

@@ -1,0 +1,228 @@
+//! Ports on wires: every frame accounted for, queues, packets in pieces.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use softlvs::addr::Mac;
+use softlvs::buf::PacketBuf;
+use softlvs::io::sys::netlink::Netlink;
+use softlvs::io::sys::ns::NetNs;
+use softlvs::io::sys::raw::{Capture, Injector};
+use softlvs::io::xdp::frames::{RECEIVE, SEND};
+use softlvs::io::xdp::{XdpConfig, XdpMode, XdpPort};
+use softlvs::io::{Burst, MacChoice, Port, SendReport, Slots};
+
+use crate::with_bpf;
+
+const OWN: Mac = Mac([2, 0, 0, 0, 0, 9]);
+const PEER: Mac = Mac([2, 0, 0, 0, 0, 8]);
+
+/// Two hosts and a wire with so many queues.
+struct Wire {
+    near: NetNs,
+    far: NetNs,
+}
+
+impl Wire {
+    fn new(queues: u32) -> Wire {
+        let wire = Wire { near: NetNs::new().unwrap(), far: NetNs::new().unwrap() };
+        let q = queues.to_string();
+        let script = format!(
+            "ip link add eth0 numrxqueues {q} numtxqueues {q} type veth peer name peer0 numrxqueues {q} numtxqueues {q}"
+        );
+        let run = |ns: &NetNs, script: &str| {
+            let mut c = Command::new("sh");
+            c.args(["-ec", script]);
+            ns.confine(&mut c).unwrap();
+            let out = c.output().unwrap();
+            assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+        };
+        run(&wire.near, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        run(&wire.far, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        run(&wire.near, &script);
+        let mut links = Netlink::open_in(&wire.near).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&wire.far));
+        run(&wire.near, &format!("ip link set peer0 netns /proc/{}/fd/{fd}", std::process::id()));
+        let eth0 = links.index("eth0").unwrap();
+        links.set_up(eth0, true).unwrap();
+        let mut far = Netlink::open_in(&wire.far).unwrap();
+        let index = far.index("peer0").unwrap();
+        far.set_up(index, true).unwrap();
+        wire
+    }
+
+    fn port(&self, mode: XdpMode) -> XdpPort {
+        self.ports(mode, 1).pop().unwrap()
+    }
+
+    fn ports(&self, mode: XdpMode, n: usize) -> Vec<XdpPort> {
+        let config =
+            XdpConfig { interface: "eth0".into(), mac: MacChoice::Own(OWN), mode, ..XdpConfig::default() };
+        self.near.run(|| Ok(XdpPort::open_queues(&config, n).unwrap())).unwrap()
+    }
+
+    fn peer(&self) -> (Injector, Capture) {
+        let index = Netlink::open_in(&self.far).unwrap().index("peer0").unwrap();
+        self.far.run(|| Ok((Injector::open(index)?, Capture::arrivals()?))).unwrap()
+    }
+}
+
+/// A UDP packet to the director, from a port of its own.
+fn packet(from: u16, len: usize) -> Vec<u8> {
+    let mut f = Vec::new();
+    etherparse::PacketBuilder::ethernet2(PEER.0, OWN.0)
+        .ipv4([10, 0, 0, 8], [10, 0, 0, 9], 64)
+        .udp(from, 53)
+        .write(&mut f, &vec![from as u8; len])
+        .unwrap();
+    f
+}
+
+/// Receives until there was nothing for a while, and sends everything back.
+fn bounce(port: &mut XdpPort, sent: &mut SendReport) -> Vec<Vec<u8>> {
+    let mut slots = Slots::for_burst();
+    let mut got = Vec::new();
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_millis(200) {
+        let mut iter = slots.iter();
+        let mut burst = Burst::new();
+        port.recv_burst(&mut iter, &mut burst).unwrap();
+        if !burst.is_empty() {
+            quiet = Instant::now();
+        }
+        for p in &mut burst {
+            got.push(p.bytes().to_vec());
+            let f = p.bytes_mut();
+            f[..6].copy_from_slice(&PEER.0);
+            f[6..12].copy_from_slice(&OWN.0);
+        }
+        let mut back: Vec<&mut PacketBuf<'_>> = burst.iter_mut().collect();
+        port.send_burst(&mut back, sent).unwrap();
+        drop(back);
+        for census in port.census() {
+            assert_eq!((census.total(), census.lost), (RECEIVE + SEND, 0), "{census:?}");
+        }
+    }
+    got
+}
+
+fn at_rest(port: &XdpPort) {
+    for c in port.census() {
+        assert_eq!((c.fill, c.rx, c.receiving), (RECEIVE, 0, 0), "{c:?}");
+        assert_eq!((c.free, c.tx, c.sending), (SEND, 0, 0), "{c:?}");
+    }
+}
+
+fn every_frame(mode: XdpMode, how: &str) {
+    with_bpf(|| {
+        let wire = Wire::new(1);
+        let mut port = wire.port(mode);
+        assert_eq!(port.how(), how);
+        let (peer, ear) = wire.peer();
+        let mut sent = SendReport::default();
+        let mut total = 0;
+        // more than there are frames for sending, and more than there are for receiving
+        for (n, len) in [(1, 18), (100, 18), (1500, 100), (500, 1472)] {
+            for i in 0..n {
+                peer.send(&packet(i, len)).unwrap();
+            }
+            let got = bounce(&mut port, &mut sent);
+            assert_eq!(got.len(), usize::from(n));
+            assert!((0..n).zip(&got).all(|(i, f)| *f == packet(i, len)), "order and contents");
+            at_rest(&port);
+            total += usize::from(n);
+        }
+        assert_eq!(sent, SendReport { sent: total, ..SendReport::default() });
+        let mut buf = [0; 600];
+        let mut back = 0;
+        while let Ok((_, f)) = ear.recv(&mut buf) {
+            back += usize::from(f[..6] == PEER.0);
+        }
+        assert_eq!(back, total);
+        // more than the receive ring holds: the rest is lost, no frame is
+        for i in 0..5000 {
+            peer.send(&packet(i, 18)).unwrap();
+        }
+        let got = bounce(&mut port, &mut sent).len();
+        assert!((RECEIVE as usize..5000).contains(&got), "{got}");
+        let lost = port.statistics()[0];
+        assert_eq!(lost.dropped + lost.ring_full, 5000 - got as u64, "{lost:?}");
+        at_rest(&port);
+    });
+}
+
+#[test]
+fn native_accounts_for_every_frame() {
+    every_frame(XdpMode::Native, "native, copy");
+}
+
+#[test]
+fn generic_accounts_for_every_frame() {
+    every_frame(XdpMode::Generic, "generic, copy");
+}
+
+#[test]
+fn the_interface_that_vanishes_is_an_error_and_comes_back() {
+    with_bpf(|| {
+        let wire = Wire::new(1);
+        let mut port = wire.port(XdpMode::Auto);
+        let mut links = Netlink::open_in(&wire.near).unwrap();
+        let index = links.index("eth0").unwrap();
+        links.set_up(index, false).unwrap();
+        let mut slots = Slots::for_burst();
+        let e = port.recv_burst(&mut slots.iter(), &mut Burst::new()).unwrap_err();
+        assert_eq!(e.source().raw_os_error(), Some(libc::ENETDOWN));
+        assert!(wire.near.run(|| port.reopen()).is_err(), "it is still down");
+        links.set_up(index, true).unwrap();
+        wire.near.run(|| port.reopen()).unwrap();
+        let (peer, _ear) = wire.peer();
+        peer.send(&packet(7, 18)).unwrap();
+        assert_eq!(bounce(&mut port, &mut SendReport::default()), [packet(7, 18)]);
+        links.delete_link(index).unwrap();
+        assert!(port.recv_burst(&mut slots.iter(), &mut Burst::new()).is_err());
+        assert!(wire.near.run(|| port.reopen()).is_err());
+    });
+}
+
+#[test]
+fn queues_are_dealt_out_to_workers_and_each_packet_arrives_at_one() {
+    with_bpf(|| {
+        let wire = Wire::new(4);
+        let mut whole = wire.port(XdpMode::Native);
+        assert_eq!((whole.how().as_str(), whole.census().len()), ("native, copy, 4 queues", 4));
+        let (peer, _ear) = wire.peer();
+        let send = || (0..400).for_each(|i| peer.send(&packet(1000 + i, 18)).unwrap());
+        send();
+        let got = bounce(&mut whole, &mut SendReport::default());
+        assert_eq!(got.len(), 400);
+        at_rest(&whole);
+        drop(whole);
+        let mut two = wire.ports(XdpMode::Native, 2);
+        send();
+        let shares: Vec<usize> =
+            two.iter_mut().map(|p| bounce(p, &mut SendReport::default()).len()).collect();
+        assert_eq!(shares.iter().sum::<usize>(), 400, "{shares:?}");
+        drop(two);
+        let config = XdpConfig { interface: "eth0".into(), ..XdpConfig::default() };
+        let e = wire.near.run(|| Ok(XdpPort::open_queues(&config, 5).err().unwrap())).unwrap();
+        assert!(e.to_string().contains("5 workers want a queue each, it has 4"), "{e}");
+    });
+}
+
+#[test]
+fn a_packet_longer_than_a_frame_comes_and_goes_in_pieces() {
+    with_bpf(|| {
+        let wire = Wire::new(1);
+        for (ns, name) in [(&wire.near, "eth0"), (&wire.far, "peer0")] {
+            ns.run(|| softlvs::io::sys::link::set_mtu(name, 9000)).unwrap();
+        }
+        let mut port = wire.port(XdpMode::Generic);
+        let (peer, _ear) = wire.peer();
+        peer.send(&packet(1, 8972)).unwrap();
+        peer.send(&packet(2, 18)).unwrap();
+        let mut sent = SendReport::default();
+        assert_eq!(bounce(&mut port, &mut sent), [packet(1, 8972), packet(2, 18)]);
+        assert_eq!(sent.sent, 2);
+        at_rest(&port);
+    });
+}
