@@ -185,7 +185,7 @@ impl<'m> PacketBuf<'m> {
 }
 
 /// A packet that owns its memory: what the core makes itself, and packets that wait for a neighbour.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct OwnedPacket {
     mem: Vec<u8>,
     head: usize,

@@ -11,6 +11,10 @@
 //! Invariants (walked by [`Table::check`] in tests): the index has exactly the keys of all live
 //! connections; every live connection hangs in the bucket of its `armed` tick or is being handed out.
 
+mod part;
+
+use std::sync::Mutex;
+
 use super::index::Index;
 use super::key::{Addr, HashKey, Tuple};
 use super::state::State;
@@ -214,6 +218,8 @@ pub struct Table<A> {
     limit: u32,
     /// Next bucket to look at, not reduced to the wheel's size.
     cursor: u32,
+    /// In a part ([`Table::part`]): the tuples that were looked for.
+    sought: Option<Box<Mutex<Vec<Tuple<A>>>>>,
 }
 
 impl<A: Addr> Table<A> {
@@ -234,6 +240,7 @@ impl<A: Addr> Table<A> {
             live: 0,
             limit,
             cursor: Tick::of(now).bucket(),
+            sought: None,
         })
     }
     /// Live connections.
@@ -279,6 +286,7 @@ impl<A: Addr> Table<A> {
     }
     /// Same as [`Table::find`] where the hash is not needed again.
     pub fn lookup(&self, tuple: &Tuple<A>) -> Option<(u32, Side)> {
+        self.seek(tuple);
         self.find(self.hash(tuple), tuple)
     }
     /// The connection in a slot that `find` or `next_due` gave.
@@ -328,12 +336,14 @@ impl<A: Addr> Table<A> {
         let conn = Conn::passing(new);
         let conn = Conn { deadline, armed: deadline, flags: conn.flags | flag::LIVE, ..conn };
         let hash = self.hash(&new.client);
+        self.seek(&new.client);
         if self.find(hash, &new.client).is_some() {
             return Err(OpenError::ClientKeyTaken);
         }
         let second = if conn.two_keys() {
             let key = conn.real_key();
             let hash = self.hash(&key);
+            self.seek(&key);
             if self.find(hash, &key).is_some() || key == new.client {
                 return Err(OpenError::RealKeyTaken);
             }

@@ -95,6 +95,21 @@ impl Template {
         let before = self.controlled.fetch_sub(1, Relaxed);
         debug_assert!(before > 0);
     }
+    /// The same at this moment, on other counts.
+    fn copy(&self, live: Arc<DestLive>) -> Template {
+        Template {
+            key: self.key.clone(),
+            dest: self.dest,
+            real: self.real,
+            live,
+            deadline: AtomicU64::new(self.deadline.load(Relaxed)),
+            timeout: AtomicU64::new(self.timeout.load(Relaxed)),
+            controlled: AtomicU32::new(self.controlled()),
+            assured: AtomicBool::new(self.is_assured()),
+            retired: AtomicBool::new(self.is_retired()),
+            ended: AtomicBool::new(self.ended.load(Relaxed)),
+        }
+    }
     /// Its connections outlive it: it goes on for [`AGAIN`], and so it does after every new connection
     /// from now on (the kernel overwrites the timeout).
     fn again(&self, from: Mono) {
@@ -201,6 +216,28 @@ impl Templates {
         self.first.store(queue.first(), Relaxed);
         drop(queue);
         made
+    }
+    /// The template of a client, only to look at it.
+    pub(crate) fn find(&self, key: &TemplateKey) -> Option<Arc<Template>> {
+        self.by_key.get(key).map(|found| Arc::clone(found.value()))
+    }
+    /// Copies of these templates in a map of their own, in the same order, whose servers' counts are those
+    /// that `live` gives. It says that it is as full as this one; nothing in it is ever due.
+    pub(crate) fn part(
+        &self,
+        originals: &[Arc<Template>],
+        live: impl Fn(DestId) -> Option<Arc<DestLive>>,
+    ) -> (Templates, Vec<Arc<Template>>) {
+        let part = Templates { count: AtomicUsize::new(self.len()), ..Templates::default() };
+        let copies = originals.iter().map(|t| {
+            let copy = Arc::new(t.copy(live(t.dest).unwrap_or_default()));
+            if !t.is_retired() {
+                part.by_key.insert(copy.key.clone(), Arc::clone(&copy));
+            }
+            copy
+        });
+        let copies = copies.collect();
+        (part, copies)
     }
     /// No new connection is to find it any more. Its time goes on.
     pub fn retire(&self, template: &Arc<Template>) {

@@ -24,10 +24,13 @@ const CONN: u64 = 64;
 const SPARED: Span = Span::from_secs(60);
 
 /// State of the defences of one worker.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Defense {
     /// The attack tables of `secure_tcp` are in force.
     pub attack: bool,
+    /// No packet takes the express lane: under attack, or because somebody listens.
+    pub long_way: bool,
+    listened: bool,
     /// Every so many packets that would open a connection one is dropped; 0 for none.
     rate: i64,
     counter: i64,
@@ -63,6 +66,7 @@ impl Defense {
         let short = free < wanted;
         let on = |mode: u8| mode == 3 || (mode != 0 && short);
         self.attack = on(sysctl.secure_tcp);
+        self.long_way = self.attack || self.listened;
         self.scanning = on(sysctl.drop_entry);
         let rate = match sysctl.drop_packet {
             3 => sysctl.am_droprate,
@@ -72,6 +76,11 @@ impl Defense {
         if rate != self.rate {
             (self.rate, self.counter) = (rate, 0);
         }
+    }
+
+    /// From now on every packet takes the long way, which does the same.
+    pub fn take_the_long_way(&mut self) {
+        (self.listened, self.long_way) = (true, true);
     }
 
     /// When the levels and the table are to be looked at again.

@@ -30,11 +30,14 @@ impl Core {
         dest: &Dest,
         out: &mut Out,
     ) -> Verdict {
+        self.tell_server(conn, dest);
         if dest.spec.ip.is_loopback() && !conn.two_keys() {
             // IPVS-RULES 20: the director itself is the real server
             return self.local_node::<A>(snap, at, &meta, pkt, conn, dest, out);
         }
-        let Some(way @ Way { route, neighbor, .. }) = self.way(dest) else {
+        let way = self.way(dest);
+        self.tell_way(at.now, dest.spec.ip, way.as_ref());
+        let Some(way @ Way { route, neighbor, .. }) = way else {
             return Verdict::Drop(DropReason::NoRoute);
         };
         if route.unreachable {
@@ -197,6 +200,7 @@ impl Core {
         };
         let route = &Route { mtu: self.path_mtus.of(at.now, dest.spec.ip, route.mtu), ..*route };
         let limit = (route.mtu as usize).saturating_sub(tunnel::overhead(kind, outer_v6));
+        self.tell_tunnel(kind, (src, dest.spec.ip), limit);
         let plan = EncapPlan {
             tunnel: kind,
             src,

@@ -22,12 +22,14 @@ pub struct Tables {
     pub control4: Vec<Option<Arc<Template>>>,
     /// The same for IPv6.
     pub control6: Vec<Option<Arc<Template>>>,
+    /// Live connections that are not here, because this is a part of another engine's tables.
+    pub elsewhere: usize,
 }
 
 impl Tables {
     /// Live connections.
     pub fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
+        self.v4.len() + self.v6.len() + self.elsewhere
     }
     /// Live FULLNAT connections. Slow.
     pub fn fullnat(&self) -> usize {

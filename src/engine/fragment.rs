@@ -30,10 +30,18 @@ impl Core {
             return Verdict::Drop(DropReason::NotOurs);
         }
         let (mut whole, largest) = match self.frags.insert(at.now, at.port, pkt.bytes(), meta, out) {
-            Insert::Incomplete => return Verdict::Taken(Taken::Reassembling),
-            Insert::Drop(why) => return Verdict::Drop(why),
+            Insert::Incomplete => {
+                self.tell_fragment(meta, || "kept until the others come".to_owned());
+                return Verdict::Taken(Taken::Reassembling);
+            }
+            Insert::Drop(why) => {
+                self.tell_fragment(meta, || format!("cannot be used: {}", why.name()));
+                return Verdict::Drop(why);
+            }
             Insert::Complete(whole, largest) => (whole, largest),
         };
+        let bytes = whole.bytes().len();
+        self.tell_fragment(meta, || format!("the last one: a datagram in a frame of {bytes} bytes"));
         let at = Arrival { largest: largest.min(usize::from(u16::MAX)) as u16, ..at };
         let link = self.links[usize::from(at.port.0)];
         let verdict = whole.edit(|p| match parse(p.bytes(), link) {

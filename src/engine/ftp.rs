@@ -17,6 +17,8 @@
 //! has to begin the data connection; a server that names an address other than its own or the VIP is left
 //! alone, because nothing could be sent there.
 
+mod part;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -42,7 +44,7 @@ const PORTS_TRIED: u16 = 16;
 const LOCAL_PORTS_TRIED: u32 = 64;
 
 /// A connection of either family.
-type Key = (bool, ConnId);
+pub(super) type Key = (bool, ConnId);
 
 /// A text that was rewritten, in case it is sent again.
 #[derive(Clone, Debug)]

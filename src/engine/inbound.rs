@@ -5,7 +5,7 @@ use super::input::Arrival;
 use super::{Core, DropReason, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::state::{Seen, State, chunk_event};
-use crate::conn::table::{Conn, flag};
+use crate::conn::table::{Conn, Side, flag};
 use crate::svc::{Dest, Proto, Snapshot, Sysctl};
 use crate::time::{Mono, Span};
 use crate::wire::{Meta, number, tcp};
@@ -21,7 +21,9 @@ impl Core {
         slot: u32,
         out: &mut Out,
     ) -> Verdict {
+        self.tell_known::<A>(snap, at.now, slot, Side::Client);
         let conn = A::table(&mut self.tables).get(slot);
+        let state = conn.state;
         let Some(dest) = snap.dest(conn.dest) else {
             if conn.flags & flag::BYPASS != 0 {
                 return self.bypassing::<A>(snap, at, meta, pkt, slot, out);
@@ -30,6 +32,7 @@ impl Core {
             return Verdict::Drop(DropReason::DestinationGone);
         };
         if begins(&meta, pkt.bytes()) && starts_anew(&snap.sysctl, conn, dest) {
+            self.tell_anew(snap, state, "the packet begins a new connection on the tuple of an old one");
             self.close::<A>(snap, slot);
             return self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out);
         }
@@ -37,6 +40,7 @@ impl Core {
             if !snap.sysctl.expire_nodest_conn {
                 return Verdict::Drop(DropReason::DestinationGone);
             }
+            self.tell_anew(snap, state, "its real server was removed");
             self.close::<A>(snap, slot);
             return self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out);
         }
@@ -69,10 +73,12 @@ impl Core {
         let table = A::table(&mut self.tables);
         let conn = table.get_mut(slot);
         conn.packets = conn.packets.wrapping_add(1);
+        let before = conn.state;
         let seen = if conn.flags & flag::NO_OUTPUT != 0 { Seen::InputOnly } else { Seen::Input };
         let timeout = advance(snap, conn, seen, meta, frame, dest, attack);
-        let unassured = conn.flags & flag::UNASSURED != 0;
+        let (unassured, state) = (conn.flags & flag::UNASSURED != 0, conn.state);
         table.touch(slot, now, timeout);
+        self.tell_state(before, state, timeout);
         if unassured {
             self.assure::<A>(slot, false);
         }

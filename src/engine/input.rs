@@ -108,6 +108,7 @@ impl Core {
         proto: Option<Proto>,
         out: &mut Out,
     ) -> Verdict {
+        self.tell_unknown::<A>(snap, pkt.bytes(), &meta, proto);
         if let Some(slot) = self.awaited::<A>(pkt.bytes(), &meta) {
             return self.inbound::<A>(snap, at, meta, pkt, slot, out);
         }
@@ -117,14 +118,15 @@ impl Core {
             return Verdict::Drop(why);
         }
         let ours = self.host.owns(at.port, dst).is_unicast();
+        self.tell_address(at.port, dst);
         if !snap.services.is_empty() && icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
             return self.related::<A>(snap, at, meta, pkt, ours, out);
         }
         if let Some(proto) = proto {
             let mark = snap.mark_of(Some(proto), dst, meta.dport);
-            if (ours || mark != 0)
-                && let Some(service) = snap.find(mark, proto, dst, meta.dport)
-            {
+            let found = if ours || mark != 0 { snap.find(mark, proto, dst, meta.dport) } else { None };
+            let asked = (proto, dst, meta.dport);
+            if let Some(service) = self.tell_service(!snap.net.marks.is_empty(), mark, asked, found) {
                 return self.schedule::<A>(snap, at, meta, pkt, service, ours, out);
             }
         }
@@ -195,7 +197,9 @@ impl Core {
     ) -> Verdict {
         use crate::host::IcmpError;
         let dst = meta.dst(pkt.bytes());
-        let Some(route) = self.host.route(dst) else {
+        let route = self.host.route(dst);
+        self.tell_route(at.now, dst, route.as_ref());
+        let Some(route) = route else {
             self.host.error(at.now, IcmpError::NetUnreachable, at.port, pkt.bytes(), &meta, None, out);
             return Verdict::Drop(DropReason::NoRoute);
         };

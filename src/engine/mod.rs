@@ -16,6 +16,7 @@ mod burst;
 mod bypass;
 mod defense;
 mod deliver;
+pub mod explain;
 mod express;
 mod family;
 mod fragment;
@@ -122,9 +123,6 @@ struct Core {
     links: Vec<Link>,
     host: Host,
     ways: Ways,
-    /// Tests compare the express lane with the long way.
-    #[cfg(test)]
-    long_way: bool,
     tables: Tables,
     limit: u32,
     /// FULLNAT tuples, by outgoing port.
@@ -141,6 +139,8 @@ struct Core {
     random: Random,
     drops: DropCounters,
     counters: Counters,
+    /// Who listens to what is told on the way; nobody but in a twin.
+    trace: Option<Box<explain::Trace>>,
 }
 
 impl Engine {
@@ -163,6 +163,7 @@ impl Engine {
             v6: Table::new(now, limit, key)?,
             control4: Vec::new(),
             control6: Vec::new(),
+            elsewhere: 0,
         };
         let mut core = Core {
             worker: options.worker,
@@ -170,8 +171,6 @@ impl Engine {
             links: Vec::new(),
             host,
             ways: Ways::default(),
-            #[cfg(test)]
-            long_way: false,
             tables,
             limit,
             pools: Vec::new(),
@@ -184,6 +183,7 @@ impl Engine {
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),
+            trace: None,
         };
         core.configure(now, &snapshot);
         Ok(Engine { snap: snapshot, core })
@@ -425,6 +425,7 @@ impl Core {
             self.ftp_closes::<A>(slot);
         }
         let conn = A::table(&mut self.tables).close(slot);
+        self.tell_closed(&conn);
         self.counters.closed += 1;
         if conn.flags & flag::CONTROLLED != 0 {
             self.uncontrol::<A>(slot);

@@ -6,7 +6,7 @@ use super::input::Arrival;
 use super::{Core, DropReason, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::state::Seen;
-use crate::conn::table::flag;
+use crate::conn::table::{Side, flag};
 use crate::host::{IcmpError, OnFail, Quote};
 use crate::nat::Ends;
 use crate::svc::Snapshot;
@@ -23,6 +23,7 @@ impl Core {
         slot: u32,
         out: &mut Out,
     ) -> Verdict {
+        self.tell_known::<A>(snap, at.now, slot, Side::Real);
         let conn = *A::table(&mut self.tables).get(slot);
         let Some(dest) = snap.dest(conn.dest) else {
             self.close::<A>(snap, slot);
@@ -30,7 +31,9 @@ impl Core {
         };
         // the kernel routes a reply as it routes anything, before IPVS sees it: no TTL, no route and
         // too big are told to the real server, from the director's own address (IPVS-RULES 11)
-        let Some(route) = self.host.route(conn.client.ip()) else {
+        let route = self.host.route(conn.client.ip());
+        self.tell_route(at.now, conn.client.ip(), route.as_ref());
+        let Some(route) = route else {
             self.host.error(at.now, IcmpError::NetUnreachable, at.port, pkt.bytes(), &meta, None, out);
             return Verdict::Drop(DropReason::NoRoute);
         };
@@ -61,8 +64,9 @@ impl Core {
         let c = table.get_mut(slot);
         c.flags &= !flag::NO_OUTPUT;
         let timeout = advance(snap, c, Seen::Output, &meta, pkt.bytes(), dest, attack);
-        let unassured = c.flags & flag::UNASSURED != 0;
+        let (unassured, state) = (c.flags & flag::UNASSURED != 0, c.state);
         table.touch(slot, at.now, timeout);
+        self.tell_state(conn.state, state, timeout);
         if unassured {
             self.assure::<A>(slot, true);
         }

@@ -18,7 +18,7 @@ const LEAST6: u32 = 1280;
 const LIMIT: usize = 4096;
 
 /// What is known.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PathMtus(HashMap<IpAddr, (u32, Mono)>);
 
 impl PathMtus {

@@ -93,7 +93,10 @@ impl Core {
         data: Option<Box<[u8]>>,
     ) -> Result<Tied, DropReason> {
         let key = template_key(&service.spec.key, persistence, tuple, data);
-        let template = match self.known(snap, &key) {
+        let was = if self.told() { snap.templates.find(&key) } else { None };
+        let known = self.known(snap, &key);
+        self.tell_template(snap, now, &key, was, known.is_some());
+        let template = match known {
             Some(template) => template,
             None => {
                 let picked = self.pick(now, service, tuple).ok_or(DropReason::NoDestination)?;
@@ -140,6 +143,7 @@ impl Core {
         } else {
             self.open_at::<A>(snap, at, tuple, to)
         };
+        self.tell_open(tuple, to, &opened);
         match opened {
             Ok(slot) => {
                 self.opened(&tied.dest, service);

@@ -70,7 +70,7 @@ fn give_both(e: &mut Engine, twin: &mut Engine, at: Mono, port: PortId, f: &[u8]
 fn play(forward: Forward, proto: Proto, v6: bool, persistence: Option<u64>, acts: Vec<Act>) {
     let mut e = engine(forward, proto);
     let mut twin = engine(forward, proto);
-    twin.core.long_way = true;
+    twin.core.defense.take_the_long_way();
     let n = net(v6);
     if let Some(secs) = persistence {
         let netmask = if v6 { 128 } else { 32 };

@@ -43,6 +43,7 @@ impl Core {
         }
         let went = A::tuple(pkt.bytes(), &quoted);
         let found = A::table(&mut self.tables).lookup(&went.reversed());
+        self.tell_quoted(&went, found);
         let verdict = match found {
             Some((slot, Side::Client)) => self.error_to_real::<A>(snap, at, meta, &quoted, pkt, slot, out),
             Some((slot, Side::Real)) => self.error_to_client::<A>(snap, at, meta, &quoted, pkt, slot, out),
@@ -78,7 +79,9 @@ impl Core {
         if !conn.two_keys() {
             return Ok(self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out));
         }
-        let route = self.host.route(conn.real.ip()).ok_or(DropReason::NoRoute)?;
+        let route = self.host.route(conn.real.ip());
+        self.tell_route(at.now, conn.real.ip(), route.as_ref());
+        let route = route.ok_or(DropReason::NoRoute)?;
         if meta.ttl <= 1 {
             let vip = Some(conn.virt.ip());
             self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, vip, out);
@@ -108,7 +111,9 @@ impl Core {
         out: &mut Out,
     ) -> Result<Verdict, DropReason> {
         let conn = *A::table(&mut self.tables).get(slot);
-        let route = self.host.route(conn.client.ip()).ok_or(DropReason::NoRoute)?;
+        let route = self.host.route(conn.client.ip());
+        self.tell_route(at.now, conn.client.ip(), route.as_ref());
+        let route = route.ok_or(DropReason::NoRoute)?;
         if let Some(dest) = snap.dest(conn.dest).filter(|d| d.available) {
             let bytes = meta.ip_len() as u64;
             dest.count_output(self.worker, bytes);
@@ -206,7 +211,9 @@ impl Core {
             return unknown;
         };
         let mark = snap.mark_of(Some(proto), client.dst.ip(), client.dport);
-        let Some(service) = snap.find(mark, proto, client.dst.ip(), client.dport) else { return unknown };
+        let found = snap.find(mark, proto, client.dst.ip(), client.dport);
+        let asked = (proto, client.dst.ip(), client.dport);
+        let Some(service) = self.tell_service(mark != 0, mark, asked, found) else { return unknown };
         let slot = match self.schedule_quoted::<A>(snap, at, &client, service) {
             Ok(slot) => slot,
             Err(why) => return Verdict::Drop(why),

@@ -50,13 +50,16 @@ impl Core {
         let Some(proto) = Proto::from_number(meta.proto) else {
             return Verdict::Drop(DropReason::Protocol);
         };
-        if !may_begin(snap, proto, &meta, pkt.bytes()) {
+        let begins = may_begin(snap, proto, &meta, pkt.bytes());
+        self.tell_begin(&meta, begins);
+        if !begins {
             if !ours {
                 return self.route_on::<A>(snap, at, meta, pkt, out);
             }
             return self.host.local_in(at.now, at.port, &meta, pkt, out);
         }
         if self.defense.drops_new() {
+            self.tell_defence(snap);
             return Verdict::Drop(DropReason::DropPacketDefence);
         }
         if let Some(persistence) = service.spec.persistence {
@@ -87,6 +90,7 @@ impl Core {
         service: &Service,
     ) -> Result<u32, DropReason> {
         if self.defense.drops_new() {
+            self.tell_defence(snap);
             return Err(DropReason::DropPacketDefence);
         }
         if let Some(persistence) = service.spec.persistence {
@@ -119,7 +123,12 @@ impl Core {
             random: self.random.next(),
         };
         let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        scheduler.pick(now, &service.dests, &key)
+        let before = self.told().then(|| scheduler.clone());
+        let picked = scheduler.pick(now, &service.dests, &key);
+        if let Some(before) = before {
+            self.tell_pick(now, service, &key, before, picked);
+        }
+        picked
     }
 
     /// No server takes the connection (kernel: `ip_vs_leave`).
@@ -171,7 +180,9 @@ impl Core {
             if n > 0 && !dest.usable() {
                 continue;
             }
-            match self.open_at::<A>(snap, at, tuple, Placement::of(dest, tuple)) {
+            let opened = self.open_at::<A>(snap, at, tuple, Placement::of(dest, tuple));
+            self.tell_open(tuple, Placement::of(dest, tuple), &opened);
+            match opened {
                 Ok(slot) => {
                     self.opened(dest, service);
                     return Ok((slot, dest.clone()));

@@ -74,7 +74,7 @@ struct Key {
 }
 
 /// One kept fragment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Piece {
     /// Of the datagram's payload.
     offset: usize,
@@ -91,7 +91,7 @@ fn cost(frame_len: usize) -> usize {
     (crate::buf::HEADROOM + frame_len).next_multiple_of(2048) + size_of::<Piece>()
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Datagram {
     /// Its key in [`Reassembly::order`].
     serial: u64,
@@ -187,7 +187,7 @@ fn fragment_header(frame: &[u8], l3: usize, end: usize) -> Option<Head> {
 }
 
 /// Datagrams on their way to being whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reassembly {
     limits: FragLimits,
     datagrams: BTreeMap<Key, Datagram>,

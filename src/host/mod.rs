@@ -132,7 +132,7 @@ pub enum HostEvent {
 const MAX_EVENTS: usize = 256;
 
 /// The virtual host of one worker.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     plan: Arc<NetPlan>,
     links: Vec<(Link, Mac)>,

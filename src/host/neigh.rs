@@ -94,7 +94,7 @@ pub struct Known {
 }
 
 /// All neighbours of all ports.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Neighbors {
     entries: Vec<Neighbor>,
     index: HashMap<LinkKey, u32, Folded>,

@@ -69,7 +69,7 @@ pub struct NeighborInfo {
 }
 
 /// A packet that waits for its neighbour.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Parked {
     pub packet: OwnedPacket,
     /// Offset of the IP header in it.
@@ -78,7 +78,7 @@ pub(super) struct Parked {
 }
 
 /// One neighbour.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Neighbor {
     /// Port and address as looked up.
     pub key: LinkKey,

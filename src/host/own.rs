@@ -82,7 +82,7 @@ impl Entry {
 }
 
 /// The director's own addresses.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OwnAddresses {
     entries: HashMap<Key, Entry, Folded>,
     /// Per port: MAC and IPv6 link-local address; `None` on an IP link.

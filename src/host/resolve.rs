@@ -45,7 +45,7 @@ pub enum OnFail {
 }
 
 /// A packet that waited for its neighbour in vain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Undelivered {
     /// The packet, its end-points as its sender knows them.
     pub packet: OwnedPacket,

@@ -33,7 +33,7 @@ struct Line<A> {
 }
 
 /// The routes of a plan.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct RouteTable {
     v4: Vec<Line<u32>>,
     v6: Vec<Line<u128>>,

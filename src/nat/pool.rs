@@ -101,6 +101,16 @@ impl LocalPool {
         freed
     }
 
+    /// A copy that knows only the tuples towards these servers; for whoever wants to know what would happen.
+    #[must_use]
+    pub fn part(&self, towards: impl Fn(IpAddr) -> bool) -> LocalPool {
+        let mut used = HashMap::with_hasher(self.used.hasher().clone());
+        let wanted = self.used.iter().filter(|((remote, _), _)| towards(remote.ip));
+        used.extend(wanted.map(|(key, ports)| (*key, ports.clone())));
+        let (addresses, ports) = (self.addresses.clone(), self.ports.clone());
+        LocalPool { addresses, ports, turn: self.turn, used, live: self.live }
+    }
+
     /// Changes the LIPs. Flows on addresses that are gone keep them until they end.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.addresses = addresses;
@@ -143,7 +153,7 @@ impl LocalPool {
 }
 
 /// Ports in use of one LIP towards one remote, as indices from the pool's first port.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Used {
     Few { ports: ArrayVec<u16, FEW>, next: u16 },
     Many(Box<Bitmap>),
@@ -219,7 +229,7 @@ impl Used {
 const WORDS: usize = 1024;
 
 /// A set bit is a port that can be had (in `free`) or a word that has one (in `room`).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Bitmap {
     free: [u64; WORDS],
     room: [u64; WORDS / 64],

@@ -90,6 +90,15 @@ impl Scheduler {
     pub fn kind(&self) -> SchedulerKind {
         self.kind
     }
+    /// The server that `rr` or `wrr` picked last.
+    pub fn last(&self) -> Option<DestId> {
+        match &self.state {
+            State::Rr(turn) => turn.last,
+            State::Wrr(turn) => turn.last,
+            _ => None,
+        }
+        .map(|slot| slot.id)
+    }
     /// Its flags.
     pub fn flags(&self) -> SchedulerFlags {
         self.flags

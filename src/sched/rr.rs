@@ -8,7 +8,7 @@ use crate::svc::{Dest, DestId};
 /// Whose turn it was. `None`: the next pick starts at the head of the list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turn {
-    last: Option<Slot>,
+    pub(super) last: Option<Slot>,
 }
 
 impl Turn {

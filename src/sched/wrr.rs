@@ -14,7 +14,7 @@ use crate::svc::Dest;
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
     /// The server picked last; `None` = head of the list.
-    last: Option<Slot>,
+    pub(super) last: Option<Slot>,
     /// Requirement of this round.
     need: i64,
     /// Requirement of the first round: highest weight - (step - 1); 0 without any weight.

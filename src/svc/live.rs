@@ -39,6 +39,17 @@ impl DestLive {
     pub fn bind_template(&self) {
         self.persistent.fetch_add(1, Relaxed);
     }
+    /// The same counts at this moment, on their own from now on.
+    pub(super) fn copy(&self) -> DestLive {
+        let number = |n: &AtomicU32| AtomicU32::new(n.load(Relaxed));
+        DestLive {
+            active: number(&self.active),
+            inactive: number(&self.inactive),
+            persistent: number(&self.persistent),
+            overloaded: AtomicBool::new(self.overloaded.load(Relaxed)),
+            stats: self.stats.apart(),
+        }
+    }
     /// A template ended.
     pub fn unbind_template(&self) {
         let _ = self.persistent.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(1)));
@@ -85,6 +96,10 @@ impl Stats {
     #[inline]
     fn of(&self, worker: WorkerId) -> &Block {
         &self.0[usize::from(worker.0).min(self.0.len() - 1)]
+    }
+    /// Blocks of their own for as many workers, from zero: no packet is decided by what was counted.
+    pub(super) fn apart(&self) -> Stats {
+        Stats::new(self.0.len() as u16)
     }
     /// A connection was scheduled.
     pub fn connection(&self, worker: WorkerId) {

@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod live;
+mod part;
 pub mod settings;
 pub mod snapshot;
 pub mod spec;
