@@ -7,7 +7,7 @@ use super::compare::{self, Context, Emitted};
 use super::scenario::{Scenario, Step, Text, unhex};
 use super::{decode, frame, picks, setup, texts};
 use crate::addr::Mac;
-use crate::buf::{HEADROOM, MAX_FRAME, Out, PacketBuf};
+use crate::buf::{HEADROOM, MAX_FRAME, Offload, Out, PacketBuf};
 use crate::engine::{Engine, EngineOptions, PortId, Verdict};
 use crate::host::HostOptions;
 use crate::ipvsadm::list::Source;
@@ -210,6 +210,7 @@ impl<'s, 't> Player<'s, 't> {
             (None, None) => return Ok(()),
         };
         (self.tell)(&format!("{} in  {}", self.now.as_millis(), decode::frame(&bytes)));
+        let told = self.engine.explain(self.now, PortId(port as u16), &bytes, Offload::NONE);
         let mut packet = PacketBuf::empty(&mut self.memory, HEADROOM);
         packet.fill(&bytes);
         let verdict = self.engine.on_packet(self.now, PortId(port as u16), &mut packet, &mut self.out);
@@ -217,6 +218,9 @@ impl<'s, 't> Player<'s, 't> {
             Verdict::Send(port) => Some((port, packet.bytes().to_vec())),
             Verdict::Taken(_) | Verdict::Drop(_) => None,
         };
+        if !told.is_ok_and(|t| t.verdict == verdict && t.output == sent) {
+            return Err(Stop::Differs("the packet was explained otherwise".to_owned()));
+        }
         self.verdicts[self.step] = format!("{verdict:?}");
         self.inputs[self.step] = Some(bytes);
         (self.tell)(&format!("        {verdict:?}"));

@@ -124,7 +124,8 @@ impl World {
             };
             catalog.add_service(spec).unwrap();
             for (i, mode) in self.modes.iter().enumerate() {
-                let forward = [Forward::Nat, Forward::FullNat, Forward::Tun(Tunnel::Ipip), Forward::Dr][*mode];
+                let forward =
+                    [Forward::Nat, Forward::FullNat, Forward::Tun(Tunnel::Ipip), Forward::Dr][*mode];
                 // the last is somewhere in the LAN where nobody answers
                 let ip = n.rs.get(i).copied().unwrap_or_else(|| other(&n, 77));
                 let port = if key.port() == 0 { 0 } else { 8080 };
@@ -151,13 +152,33 @@ fn other(n: &Net, last: u8) -> std::net::IpAddr {
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Act {
-    Client { who: u8, sport: u16, dport: u16, flags: u8, len: usize },
-    Reply { at: usize, flags: u8, len: usize },
+    Client {
+        who: u8,
+        sport: u16,
+        dport: u16,
+        flags: u8,
+        len: usize,
+    },
+    Reply {
+        at: usize,
+        flags: u8,
+        len: usize,
+    },
     /// An ICMP error of the client's side about a packet of this connection; the other side's when true.
-    Error { at: usize, other: bool },
+    Error {
+        at: usize,
+        other: bool,
+    },
     /// The first packet of a connection in two fragments, or only one of them.
-    Fragment { who: u8, first: bool, id: u8 },
-    Arp { last: u8, reply: bool },
+    Fragment {
+        who: u8,
+        first: bool,
+        id: u8,
+    },
+    Arp {
+        last: u8,
+        reply: bool,
+    },
     Raw(Vec<u8>, Vec<(usize, u8)>),
     Weight(usize, u32),
     Wait(u64),
@@ -241,7 +262,8 @@ fn play(world: &World, acts: Vec<Act>) {
             }
             Act::Reply { at: which, flags, len } => {
                 let Some(row) = row(which) else { continue };
-                let f = frame(LAN_MAC, proto, row.dest, row.local.unwrap_or(row.client), flags, &vec![1; len]);
+                let f =
+                    frame(LAN_MAC, proto, row.dest, row.local.unwrap_or(row.client), flags, &vec![1; len]);
                 let _ = tried(&mut e, at, LAN, &f);
             }
             Act::Error { at: which, other } => {
