@@ -531,9 +531,8 @@ impl Engine {
     ) -> Explanation {
         let (from, core) = (link_of(self, port), &self.core);
         let told = core.trace.as_ref();
-        let mut trace = Trace::default();
-        trace.steps = told.map(|t| t.steps.clone()).unwrap_or_default();
-        trace.server = told.and_then(|t| t.server);
+        let steps = told.map(|t| t.steps.clone()).unwrap_or_default();
+        let mut trace = Trace { steps, server: told.and_then(|t| t.server), ..Trace::default() };
         if let Some((to, bytes)) = &output {
             let link = core.links.get(usize::from(to.0)).copied().unwrap_or(from);
             let mut inputs: Facts = vec![("before", words::frame(frame, from).into())];
