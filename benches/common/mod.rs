@@ -1,6 +1,8 @@
 //! Packets and directors that the benches share.
 #![allow(dead_code, missing_docs)]
 
+pub mod bursts;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
