@@ -21,6 +21,7 @@ use super::state::State;
 use super::wheel::{BUCKET, BUCKETS, NIL, Tick, next_bucket};
 use crate::svc::DestId;
 use crate::time::{Mono, Span};
+use crate::wire::plain::Ends;
 
 /// Which end a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ pub struct Conn<A> {
     pub virt: A,
     /// Real server's address where it is of the same family (RIP).
     pub real: A,
-    /// Local address of FULLNAT (LIP).
+    /// Where the real server answers to: a local address (LIP) with FULLNAT, otherwise the client's.
     pub local: A,
     /// Client port.
     pub cport: u16,
@@ -93,7 +94,7 @@ pub struct Conn<A> {
     pub vport: u16,
     /// Real port.
     pub rport: u16,
-    /// Local port of FULLNAT.
+    /// The port there.
     pub lport: u16,
     /// Real server.
     pub dest: DestId,
@@ -127,16 +128,11 @@ impl<A: Addr> Conn<A> {
     /// Tuple of packets from the real server, as they arrive here.
     #[inline]
     pub fn real_key(&self) -> Tuple<A> {
-        let (dst, dport) = if self.flags & flag::FULLNAT != 0 {
-            (self.local, self.lport)
-        } else {
-            (self.client, self.cport)
-        };
-        Tuple { src: self.real, dst, sport: self.rport, dport, proto: self.proto }
+        Tuple { src: self.real, dst: self.local, sport: self.rport, dport: self.lport, proto: self.proto }
     }
     /// The connection of a packet that leaves none behind (one-packet scheduling). Not for the table.
     pub fn passing(new: &NewConn<A>) -> Conn<A> {
-        let (local, lport) = new.local.unwrap_or_default();
+        let (local, lport) = new.local.unwrap_or((new.client.src, new.client.sport));
         let fullnat = if new.local.is_some() { flag::FULLNAT } else { 0 };
         Conn {
             client: new.client.src,
@@ -272,6 +268,23 @@ impl<A: Addr> Table<A> {
         let entry = self.index.find(hash, is_it)?;
         Some((entry >> 1, side_of(entry)))
     }
+    /// The same for an ordinary frame, whose tuple is never put together.
+    #[inline(always)]
+    pub fn find_ends(&self, hash: u64, proto: u8, ends: &Ends<A>) -> Option<(u32, Side)> {
+        let entry = self.index.find(hash, |entry| {
+            let Some(c) = self.slots.get((entry >> 1) as usize) else { return false };
+            let (src, dst, sport, dport) = match side_of(entry) {
+                Side::Client => (c.client, c.virt, c.cport, c.vport),
+                Side::Real => (c.real, c.local, c.rport, c.lport),
+            };
+            src == ends.src
+                && dst == ends.dst
+                && sport == ends.sport
+                && dport == ends.dport
+                && c.proto == proto
+        })?;
+        Some((entry >> 1, side_of(entry)))
+    }
     /// Reads the memory [`Table::find`] reads first, so that many such reads wait together.
     #[inline]
     pub fn read_cell(&self, hash: u64) -> u64 {
@@ -366,7 +379,8 @@ impl<A: Addr> Table<A> {
     /// A live connection has one of the new keys; nothing has changed then.
     pub fn set_client_port(&mut self, slot: u32, port: u16) -> Result<(), OpenError> {
         let old = self.slots[slot as usize];
-        let new = Conn { cport: port, ..old };
+        let lport = if old.flags & flag::FULLNAT != 0 { old.lport } else { port };
+        let new = Conn { cport: port, lport, ..old };
         if self.lookup(&new.client_key()).is_some() {
             return Err(OpenError::ClientKeyTaken);
         }
@@ -378,7 +392,7 @@ impl<A: Addr> Table<A> {
         if moves {
             self.remove_key(&old.real_key(), slot << 1 | 1);
         }
-        self.slots[slot as usize].cport = port;
+        self.slots[slot as usize] = new;
         self.index.insert(self.hash(&new.client_key()), slot << 1);
         if moves {
             self.index.insert(self.hash(&new.real_key()), slot << 1 | 1);
@@ -386,11 +400,14 @@ impl<A: Addr> Table<A> {
         Ok(())
     }
     /// A packet came: the connection now expires `timeout` from now.
-    #[inline(always)]
+    #[inline]
     pub fn touch(&mut self, slot: u32, now: Mono, timeout: Span) {
-        let now = Tick::of(now);
-        let deadline = now.after(timeout);
-        let c = &mut self.slots[slot as usize];
+        self.expires_at(slot, Tick::of(now).after(timeout));
+    }
+    /// The same with the deadline worked out.
+    #[inline(always)]
+    pub fn expires_at(&mut self, slot: u32, deadline: Tick) {
+        let Some(c) = self.slots.get_mut(slot as usize) else { return };
         c.deadline = deadline;
         if c.armed.until(deadline) < 0 {
             self.arm_earlier(slot, deadline);

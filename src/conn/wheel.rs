@@ -33,7 +33,12 @@ impl Tick {
     /// `span` later, rounded up to a tick. Spans beyond 194 days are cut.
     #[inline]
     pub fn after(self, span: Span) -> Tick {
-        Tick(self.0.wrapping_add(span.0.div_ceil(TICK).min(1 << 30) as u32))
+        self.plus(ticks(span))
+    }
+    /// So many ticks later.
+    #[inline]
+    pub const fn plus(self, ticks: u32) -> Tick {
+        Tick(self.0.wrapping_add(ticks))
     }
     /// Ticks from `self` until `later`, negative when it has passed.
     #[inline]
@@ -49,6 +54,12 @@ impl Tick {
     pub const fn bucket(self) -> u32 {
         self.0 / BUCKET
     }
+}
+
+/// Ticks in a span, rounded up. Spans beyond 194 days are cut.
+#[inline]
+pub fn ticks(span: Span) -> u32 {
+    span.0.div_ceil(TICK).min(1 << 30) as u32
 }
 
 /// Start of the bucket after the one that `now` lies in.

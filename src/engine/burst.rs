@@ -8,25 +8,55 @@
 //!
 //! What is read ahead is thrown away. An earlier packet of the burst may open or close connections, so the
 //! decision looks everything up anew; that is cheap, because it finds it all in the cache.
+//!
+//! The first look knows ordinary frames only ([`crate::wire::plain`]); they take the express lane where the
+//! rest is ordinary too. All other frames are parsed, and wait for the decision as [`Sight`]s.
 
 use std::hint::black_box;
 
 use super::family::IpFamily;
-use super::{Core, DropReason, PortId};
+use super::{Core, DropReason, Engine, PortId, Verdict};
 use crate::addr::Mac;
-use crate::conn::key::Addr;
+use crate::buf::{Csum, Out, PacketBuf};
+use crate::conn::key::{Addr, Tuple};
+use crate::conn::wheel::Tick;
 use crate::host::FrameTo;
 use crate::svc::{Proto, Snapshot};
+use crate::time::Mono;
+use crate::wire::plain::{self, Station};
 use crate::wire::{Family, Link, Meta, Parsed, parse};
 
 /// Most packets gone through together: their headers and connections stay in the first-level cache.
 pub(super) const WAVE: usize = 64;
 /// With fewer connections than this everything is in the cache anyway.
-const FEW: usize = if cfg!(test) { 1 } else { 512 };
+const FEW: usize = if cfg!(test) { 1 } else { 2048 };
 
-/// What a frame says by itself, before anything else is known.
+/// What is the same for all packets of a burst.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub now: Mono,
+    pub tick: Tick,
+    pub port: PortId,
+    /// Station of the port, where ordinary frames may take the express lane.
+    station: Option<Station>,
+    /// IPVS is awake: it sleeps while there is no service, its connections are not looked at then.
+    awake: bool,
+}
+
+/// What is known of a packet before it is decided about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
+    /// Hash of its tuple where it may be of a connection.
+    pub hash: u64,
+    /// Family of the table to look it up in.
+    family: Option<Family>,
+    /// It is an ordinary frame.
+    plain: bool,
+}
+
+/// What a frame says that is not ordinary.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
     pub found: Result<Parsed, DropReason>,
     /// It was sent to a group.
     pub group: bool,
@@ -35,25 +65,131 @@ pub(super) struct Look {
 }
 
 impl Look {
-    pub const NOTHING: Look = Look { found: Err(DropReason::ShortFrame), group: false, hash: 0 };
+    const NOTHING: Look = Look { hash: 0, family: None, plain: false };
+}
 
-    fn is_of(&self, family: Family) -> bool {
-        matches!(&self.found, Ok(Parsed::Ip(meta)) if meta.family == family)
+impl Sight {
+    pub const NOTHING: Sight = Sight { found: Err(DropReason::ShortFrame), group: false, hash: 0 };
+
+    fn family(&self) -> Option<Family> {
+        match &self.found {
+            Ok(Parsed::Ip(meta)) => Some(meta.family),
+            _ => None,
+        }
+    }
+}
+
+impl Engine {
+    /// Decides about one packet, changes it in place, and puts what it makes beside it into `out`.
+    #[inline]
+    pub fn on_packet(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
+        let mut verdict = [Verdict::Drop(DropReason::DeviceDown)];
+        self.wave(now, port, std::slice::from_mut(pkt), &mut verdict, out);
+        verdict[0]
+    }
+
+    /// Decides about a burst of packets that came in on one port, in order: the same as one
+    /// [`Engine::on_packet`] after the other, but memory is waited for once.
+    pub fn on_burst(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+        out: &mut Out,
+    ) {
+        for (burst, verdicts) in burst.chunks_mut(WAVE).zip(verdicts.chunks_mut(WAVE)) {
+            self.wave(now, port, burst, verdicts, out);
+        }
+    }
+
+    fn wave(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+        out: &mut Out,
+    ) {
+        let Engine { snap, core } = self;
+        core.now = now;
+        let before = out.len();
+        let turn = core.turn(snap, now, port);
+        let mut looks = [Look::NOTHING; WAVE];
+        for (i, (look, pkt)) in looks.iter_mut().zip(burst.iter()).enumerate() {
+            *look = core.look(&turn, i, pkt);
+        }
+        core.read_ahead(&looks[..burst.len().min(WAVE)]);
+        let mut sent = 0;
+        for (i, ((pkt, verdict), look)) in burst.iter_mut().zip(verdicts).zip(&looks).enumerate() {
+            let quick = match look {
+                Look { plain: true, family: Some(Family::V4), .. } => core.express::<u32>(&turn, look, pkt),
+                Look { plain: true, .. } => core.express::<u128>(&turn, look, pkt),
+                _ => None,
+            };
+            *verdict = match quick {
+                Some(verdict) => {
+                    sent += 1;
+                    verdict
+                }
+                None => core.slowly(snap, &turn, (i, look), pkt, out),
+            };
+        }
+        core.counters.received += sent;
+        core.counters.forwarded += sent;
+        core.counters.made += (out.len() - before) as u64;
     }
 }
 
 impl Core {
-    /// Looks at one frame.
+    fn turn(&self, snap: &Snapshot, now: Mono, port: PortId) -> Turn {
+        let awake = !snap.services.is_empty();
+        let station = match self.host.station(port) {
+            Some((Link::Ethernet, mac)) if awake && !self.defense.long_way => Some(Station::of(mac)),
+            _ => None,
+        };
+        Turn { now, tick: Tick::of(now), port, station, awake }
+    }
+
+    /// Looks at one frame; what is found of one that is not ordinary is kept at place `i`.
     #[inline(always)]
-    pub(super) fn look(&self, snap: &Snapshot, port: PortId, frame: &[u8]) -> Look {
-        let nothing = |why| Look { found: Err(why), ..Look::NOTHING };
-        let Some(&link) = self.links.get(usize::from(port.0)) else {
+    fn look(&mut self, turn: &Turn, i: usize, pkt: &PacketBuf<'_>) -> Look {
+        let frame = pkt.bytes();
+        let whole = !matches!(pkt.offload.csum, Csum::Partial { .. }) && pkt.offload.gso.is_none();
+        let family = turn.station.filter(|_| whole).and_then(|to| plain::family(frame, to));
+        let hash = match family {
+            Some(Family::V4) => {
+                plain::read4(frame).map(|(proto, e, _)| self.tables.v4.hash(&tuple(proto, e)))
+            }
+            Some(Family::V6) => {
+                plain::read6(frame).map(|(proto, e, _)| self.tables.v6.hash(&tuple(proto, e)))
+            }
+            None => None,
+        };
+        match hash {
+            Some(hash) => Look { hash, family, plain: true },
+            None => self.look_closer(turn, i, frame),
+        }
+    }
+
+    #[inline(never)]
+    fn look_closer(&mut self, turn: &Turn, i: usize, frame: &[u8]) -> Look {
+        let sight = self.sight(turn, frame);
+        if let Some(place) = self.sights.get_mut(i) {
+            *place = sight;
+        }
+        Look { hash: sight.hash, family: sight.family(), plain: false }
+    }
+
+    fn sight(&self, turn: &Turn, frame: &[u8]) -> Sight {
+        let nothing = |why| Sight { found: Err(why), ..Sight::NOTHING };
+        let Some(&link) = self.links.get(usize::from(turn.port.0)) else {
             return nothing(DropReason::DeviceDown);
         };
         let mut group = false;
         if link == Link::Ethernet {
             let Some(dst) = frame.first_chunk::<6>() else { return nothing(DropReason::ShortFrame) };
-            match self.host.frame_to(port, Mac(*dst)) {
+            match self.host.frame_to(turn.port, Mac(*dst)) {
                 FrameTo::Us => {}
                 FrameTo::Group => group = true,
                 FrameTo::Other => return nothing(DropReason::OtherStation),
@@ -61,19 +197,38 @@ impl Core {
         }
         let found = parse(frame, link);
         let hash = match &found {
-            Ok(Parsed::Ip(meta)) if snap.services.is_empty() || !is_balanced(meta) => 0,
+            Ok(Parsed::Ip(meta)) if !turn.awake || !is_balanced(meta) => 0,
             Ok(Parsed::Ip(meta)) if meta.family == Family::V4 => {
                 self.tables.v4.hash(&<u32 as IpFamily>::tuple(frame, meta))
             }
             Ok(Parsed::Ip(meta)) => self.tables.v6.hash(&<u128 as IpFamily>::tuple(frame, meta)),
             _ => 0,
         };
-        Look { found, group, hash }
+        Sight { found, group, hash }
+    }
+
+    /// The long way of packet `i`.
+    #[inline(never)]
+    fn slowly(
+        &mut self,
+        snap: &Snapshot,
+        turn: &Turn,
+        (i, look): (usize, &Look),
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        let sight = match self.sights.get(i) {
+            Some(sight) if !look.plain => *sight,
+            _ => self.sight(turn, pkt.bytes()),
+        };
+        let verdict = self.packet(snap, turn.now, turn.port, &sight, pkt, out);
+        self.count(verdict);
+        verdict
     }
 
     /// Has the memory that deciding about these packets will read brought into the cache.
     #[inline]
-    pub(super) fn read_ahead(&mut self, looks: &[Look]) {
+    fn read_ahead(&mut self, looks: &[Look]) {
         self.read_ahead_of::<u32>(looks);
         self.read_ahead_of::<u128>(looks);
     }
@@ -84,10 +239,15 @@ impl Core {
         if table.len() < FEW {
             return;
         }
-        let of_family = || looks.iter().filter(|look| look.is_of(<A as Addr>::FAMILY));
+        let of_family = || looks.iter().filter(|look| look.family == Some(<A as Addr>::FAMILY));
         black_box(of_family().fold(0, |sum, look| sum ^ table.read_cell(look.hash)));
         black_box(of_family().fold(0, |sum, look| sum ^ table.read_conn(look.hash)));
     }
+}
+
+#[inline(always)]
+fn tuple<A>(proto: u8, ends: plain::Ends<A>) -> Tuple<A> {
+    Tuple { src: ends.src, dst: ends.dst, sport: ends.sport, dport: ends.dport, proto }
 }
 
 fn is_balanced(meta: &Meta) -> bool {

@@ -6,7 +6,6 @@ use super::related::client_quote;
 use super::ways::Way;
 use super::{Core, DropReason, Taken, Verdict};
 use crate::buf::{GsoKind, Out, PacketBuf};
-use crate::conn::key::HashKey;
 use crate::conn::table::{Conn, flag};
 use crate::host::{Host, IcmpError, OnFail, Quote, Route};
 use crate::nat::Ends;
@@ -35,9 +34,9 @@ impl Core {
             // IPVS-RULES 20: the director itself is the real server
             return self.local_node::<A>(snap, at, &meta, pkt, conn, dest, out);
         }
-        let way = self.way(dest);
+        let way = self.way::<A>(snap, dest);
         self.tell_way(at.now, dest.spec.ip, way.as_ref());
-        let Some(way @ Way { route, neighbor, .. }) = way else {
+        let Some(way @ Way { route, neighbor }) = way else {
             return Verdict::Drop(DropReason::NoRoute);
         };
         if route.unreachable {
@@ -182,7 +181,7 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        Way { route, neighbor, .. }: &Way,
+        Way { route, neighbor }: &Way,
         meta: Meta,
         pkt: &mut PacketBuf<'_>,
         conn: &Conn<A>,
@@ -201,14 +200,16 @@ impl Core {
         let route = &Route { mtu: self.path_mtus.of(at.now, dest.spec.ip, route.mtu), ..*route };
         let limit = (route.mtu as usize).saturating_sub(tunnel::overhead(kind, outer_v6));
         self.tell_tunnel(kind, (src, dest.spec.ip), limit);
+        let copy_df = snap.sysctl.pmtu_disc;
+        let whole_outside = outer_v6 || (copy_df && !A::V6 && !A::may_fragment(pkt.bytes(), &meta));
         let plan = EncapPlan {
             tunnel: kind,
             src,
             dst: dest.spec.ip,
-            copy_df: snap.sysctl.pmtu_disc,
-            ip_id: self.random.next() as u16,
+            copy_df,
+            ip_id: if whole_outside { 0 } else { self.random.next() as u16 },
             gue_sport: match kind {
-                Tunnel::Gue { .. } => gue_port(A::hash(&conn.client_key(), &HashKey(1, 2))),
+                Tunnel::Gue { .. } => gue_port(A::table(&mut self.tables).hash(&conn.client_key())),
                 _ => 0,
             },
         };
@@ -302,9 +303,11 @@ fn send_piece(
 }
 
 /// UDP source port of a GUE flow: the same for all its packets, from the dynamic range (RFC 7605;
-/// kernel: `udp_flow_src_port` over 32768 to 60999).
-fn gue_port(hash: u64) -> u16 {
+/// kernel: `udp_flow_src_port` over 32768 to 60999). Made of the half of the hash that says nothing about
+/// places in the connection table.
+#[inline]
+pub(super) fn gue_port(hash: u64) -> u16 {
     const LOW: u64 = 32_768;
     const HIGH: u64 = 60_999;
-    (LOW + hash % (HIGH - LOW + 1)) as u16
+    (LOW + ((hash & 0xffff_ffff) * (HIGH - LOW + 1) >> 32)) as u16
 }

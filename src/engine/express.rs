@@ -2,111 +2,109 @@
 //!
 //! # Theory of operation
 //! Nearly every packet changes nothing but a deadline and counters: the state stays, the way is known, the
-//! neighbour has answered, the packet fits, has a plain header and no offload to keep in step. All that is
-//! checked first and nothing is written; what fails a check goes the long way ([`super::inbound`],
+//! neighbour has answered, the packet fits, has a plain header and no offload to keep in step. The frame
+//! alone was judged by [`crate::wire::plain`]; here the connection, the way and the size are. All is checked
+//! first and nothing is written; what fails a check goes the long way ([`super::inbound`],
 //! [`super::outbound`]), which knows every case and does exactly the same with this one. Then the headers
 //! are written in one go. A rule added to the long way that concerns packets of steady flows needs its check
 //! here.
 
+use super::burst::{Look, Turn};
+use super::deliver::gue_port;
 use super::family::IpFamily;
-use super::inbound::timeout;
-use super::input::Arrival;
-use super::ways::Way;
-use super::{Core, Verdict};
-use crate::buf::{Csum, Out, PacketBuf};
-use crate::conn::state::Seen;
+use super::{Core, DropReason, Verdict};
+use crate::buf::PacketBuf;
+use crate::conn::key::Addr;
+use crate::conn::state::State;
 use crate::conn::table::{Side, flag};
-use crate::nat::Ends;
-use crate::svc::Snapshot;
-use crate::wire::{Meta, number, tcp, ttl};
+use crate::wire::eth::{self, Stations};
+use crate::wire::number;
+use crate::wire::plain::Ends;
+
+/// Connections with any of these go the long way: a template may have to be told of its connection's first
+/// packet, helpers read along, and who has no real server has no lane.
+const NOT_STEADY: u16 = flag::UNASSURED | flag::HELPED | flag::AWAITED | flag::BYPASS;
 
 impl Core {
     /// Forwards an ordinary packet of a connection. `None`: it is not ordinary, nothing was done.
     #[inline(always)]
     pub(super) fn express<A: IpFamily>(
         &mut self,
-        snap: &Snapshot,
-        at: Arrival,
-        meta: &Meta,
+        turn: &Turn,
+        look: &Look,
         pkt: &mut PacketBuf<'_>,
-        (slot, side): (u32, Side),
-        out: &mut Out,
     ) -> Option<Verdict> {
-        let plain = !matches!(pkt.offload.csum, Csum::Partial { .. }) && pkt.offload.gso.is_none();
-        if !plain || at.largest != 0 || meta.ttl <= 1 || self.defense.long_way {
+        let (proto, old, size) = A::read(pkt.bytes())?;
+        let Core { tables, ways, host, path_mtus, random, worker, .. } = self;
+        let table = A::table(tables);
+        let (slot, side) = table.find_ends(look.hash, proto, &old)?;
+        let conn = table.get_mut(slot);
+        let (steady, timeout) = match proto {
+            number::TCP => (conn.state == State::TcpEstablished, 0),
+            _ => (conn.state == State::Udp, 1),
+        };
+        if !steady || conn.flags & NOT_STEADY != 0 {
             return None;
         }
-        let conn = A::table(&mut self.tables).get_mut(slot);
-        let dest = snap.dest(conn.dest)?;
-        let seen = match side {
-            Side::Real => Seen::Output,
-            Side::Client if conn.flags & flag::NO_OUTPUT != 0 => Seen::InputOnly,
-            Side::Client => Seen::Input,
-        };
-        let steady = match meta.proto {
-            number::TCP => {
-                meta.tcp_flags & tcp::flag::SYN == 0
-                    && conn.state.after_tcp(seen, meta.tcp_flags) == conn.state
-            }
-            number::UDP => true,
-            _ => false,
-        };
-        // a template may have to be told of its connection's first packet; helpers read along
-        if !steady || !dest.available || conn.flags & (flag::UNASSURED | flag::HELPED) != 0 {
-            return None;
-        }
-        let replied;
-        let (route, neighbor) = match side {
-            Side::Client => match self.ways.get(dest.id)? {
-                Way { route, neighbor, ordinary: true } => (route, Some(neighbor)),
-                _ => return None,
-            },
-            Side::Real => {
-                replied = self.host.route(conn.client.ip())?;
-                (&replied, None)
-            }
-        };
-        if meta.ip_len() > route.mtu as usize {
-            return None;
-        }
-        let tunnel = if conn.flags & flag::TUNNEL != 0 { Some(*self.ways.get(dest.id)?) } else { None };
-        if tunnel.is_none() {
-            let stations = self.host.stations(at.now, route, neighbor)?;
-            let fullnat = conn.flags & flag::FULLNAT != 0;
-            let ends = match side {
-                _ if !conn.two_keys() => Ends::default(),
-                Side::Client => Ends {
-                    src: fullnat.then_some((conn.local, conn.lport)),
-                    dst: Some((conn.real, conn.rport)),
-                },
-                Side::Real => Ends {
-                    src: Some((conn.virt, conn.vport)),
-                    dst: fullnat.then_some((conn.client, conn.cport)),
-                },
-            };
-            if !A::forward(pkt.bytes_mut(), meta, stations, &ends) {
-                return None;
-            }
-        }
-        let (port, bytes) = (route.port, meta.ip_len() as u64);
-        match side {
+        let lane = ways.lane(conn.dest)?;
+        let deadline = turn.tick.plus(lane.timeouts[timeout]);
+        let end = eth::LEN + size;
+        let port = match side {
             Side::Client => {
+                let neighbor = host.neighbor_at(turn.now, &lane.neighbor)?;
+                let stations = Stations::new(neighbor.mac(), lane.from);
+                if conn.flags & flag::TUNNEL != 0 {
+                    let outer = lane.outer.as_ref()?;
+                    let mtu = path_mtus.of(turn.now, lane.ip, lane.mtu) as usize;
+                    if size + outer.overhead() > mtu || pkt.headroom() < outer.overhead() {
+                        return None;
+                    }
+                    pkt.truncate(end);
+                    A::hop(pkt.bytes_mut());
+                    let id = || random.next() as u16;
+                    if !outer.wrap(pkt, <A as Addr>::FAMILY, stations, gue_port(look.hash), id) {
+                        return Some(Verdict::Drop(DropReason::NoHeadroom));
+                    }
+                } else {
+                    if size > lane.mtu as usize {
+                        return None;
+                    }
+                    if conn.two_keys() {
+                        let new =
+                            Ends { src: conn.local, dst: conn.real, sport: conn.lport, dport: conn.rport };
+                        if !A::new_ends(pkt.bytes_mut(), proto, &old, &new, stations) {
+                            return None;
+                        }
+                    } else if !A::hop(pkt.bytes_mut()) || !stations.write_to(pkt.bytes_mut()) {
+                        return None;
+                    }
+                    pkt.truncate(end);
+                }
+                neighbor.use_at(turn.now);
                 conn.packets = conn.packets.wrapping_add(1);
-                dest.count_input(self.worker, bytes);
+                lane.stats.input(*worker, 1, size as u64);
+                lane.service_stats.input(*worker, 1, size as u64);
+                lane.port
             }
             Side::Real => {
+                let (port, mtu, from, neighbor) = host.neighbor_towards(turn.now, conn.client.ip())?;
+                if size > mtu as usize {
+                    return None;
+                }
+                let stations = Stations::new(neighbor.mac(), from);
+                let new = Ends { src: conn.virt, dst: conn.client, sport: conn.vport, dport: conn.cport };
+                if !A::new_ends(pkt.bytes_mut(), proto, &old, &new, stations) {
+                    return None;
+                }
+                pkt.truncate(end);
+                neighbor.use_at(turn.now);
                 conn.flags &= !flag::NO_OUTPUT;
-                dest.count_output(self.worker, bytes);
+                lane.stats.output(*worker, 1, size as u64);
+                lane.service_stats.output(*worker, 1, size as u64);
+                port
             }
-        }
-        let timeout = timeout(snap, dest, conn.state);
-        let table = A::table(&mut self.tables);
-        table.touch(slot, at.now, timeout);
-        let Some(way) = tunnel else { return Some(Verdict::Send(port)) };
-        let (mut meta, conn) = (*meta, *table.get(slot));
-        match ttl::decrement(pkt, &mut meta) {
-            Ok(()) => Some(self.tunnel::<A>(snap, at, &way, meta, pkt, &conn, dest, out)),
-            Err(why) => Some(Verdict::Drop(why)),
-        }
+        };
+        table.expires_at(slot, deadline);
+        Some(Verdict::Send(port))
     }
 }

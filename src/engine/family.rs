@@ -9,7 +9,7 @@ use crate::conn::template::Template;
 use crate::engine::DropReason;
 use crate::nat::{self, Ends};
 use crate::wire::eth::Stations;
-use crate::wire::{Meta, be16, be32, be128, ipv4, ipv6};
+use crate::wire::{Meta, be16, be32, be128, ipv4, ipv6, plain};
 
 /// The connection tables.
 #[derive(Debug)]
@@ -51,8 +51,18 @@ pub trait IpFamily: Addr {
     fn tuple(frame: &[u8], meta: &Meta) -> Tuple<Self>;
     /// Rewrites addresses and ports.
     fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<Self>) -> Result<(), DropReason>;
-    /// Writes all headers of an ordinary frame, or none ([`crate::nat::express`]).
-    fn forward(frame: &mut [u8], meta: &Meta, stations: Stations, ends: &Ends<Self>) -> bool;
+    /// Protocol, ends and length of an ordinary frame ([`crate::wire::plain`]).
+    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<Self>, usize)>;
+    /// Writes all headers of an ordinary frame, or none.
+    fn new_ends(
+        frame: &mut [u8],
+        proto: u8,
+        old: &plain::Ends<Self>,
+        new: &plain::Ends<Self>,
+        stations: Stations,
+    ) -> bool;
+    /// Lowers the TTL of an ordinary frame.
+    fn hop(frame: &mut [u8]) -> bool;
     /// True when the packet may be cut into fragments on the way.
     fn may_fragment(frame: &[u8], meta: &Meta) -> bool;
 }
@@ -88,8 +98,22 @@ impl IpFamily for u32 {
         nat::rewrite4(pkt, meta, ends)
     }
     #[inline(always)]
-    fn forward(frame: &mut [u8], meta: &Meta, stations: Stations, ends: &Ends<u32>) -> bool {
-        nat::express::forward4(frame, meta, stations, ends)
+    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<u32>, usize)> {
+        plain::read4(frame)
+    }
+    #[inline(always)]
+    fn new_ends(
+        frame: &mut [u8],
+        proto: u8,
+        old: &plain::Ends<u32>,
+        new: &plain::Ends<u32>,
+        stations: Stations,
+    ) -> bool {
+        plain::new_ends4(frame, proto, old, new, stations)
+    }
+    #[inline(always)]
+    fn hop(frame: &mut [u8]) -> bool {
+        plain::hop4(frame)
     }
     fn may_fragment(frame: &[u8], meta: &Meta) -> bool {
         be16(frame, meta.l3 as usize + ipv4::field::FRAGMENT) & ipv4::DF == 0
@@ -121,8 +145,22 @@ impl IpFamily for u128 {
         nat::rewrite6(pkt, meta, ends)
     }
     #[inline(always)]
-    fn forward(frame: &mut [u8], meta: &Meta, stations: Stations, ends: &Ends<u128>) -> bool {
-        nat::express::forward6(frame, meta, stations, ends)
+    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<u128>, usize)> {
+        plain::read6(frame)
+    }
+    #[inline(always)]
+    fn new_ends(
+        frame: &mut [u8],
+        proto: u8,
+        old: &plain::Ends<u128>,
+        new: &plain::Ends<u128>,
+        stations: Stations,
+    ) -> bool {
+        plain::new_ends6(frame, proto, old, new, stations)
+    }
+    #[inline(always)]
+    fn hop(frame: &mut [u8]) -> bool {
+        plain::hop6(frame)
     }
     fn may_fragment(_: &[u8], _: &Meta) -> bool {
         false

@@ -1,6 +1,6 @@
 //! What a frame is and whose it is.
 
-use super::burst::Look;
+use super::burst::Sight;
 use super::family::IpFamily;
 use super::{Core, DropReason, PortId, Verdict};
 use crate::buf::{Out, PacketBuf};
@@ -37,7 +37,7 @@ impl Core {
         snap: &Snapshot,
         now: Mono,
         port: PortId,
-        look: &Look,
+        look: &Sight,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
@@ -87,9 +87,6 @@ impl Core {
             let Some((slot, side)) = A::table(&mut self.tables).find(hash, &tuple) else {
                 return self.unknown::<A>(snap, at, meta, pkt, Some(proto), out);
             };
-            if let Some(verdict) = self.express::<A>(snap, at, &meta, pkt, (slot, side), out) {
-                return verdict;
-            }
             return match side {
                 Side::Client => self.inbound::<A>(snap, at, meta, pkt, slot, out),
                 Side::Real => self.outbound::<A>(snap, at, meta, pkt, slot, out),

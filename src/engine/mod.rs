@@ -43,7 +43,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::buf::{Out, PacketBuf};
+use crate::buf::Out;
 use crate::conn::key::HashKey;
 use crate::conn::table::{Table, flag};
 use crate::host::frag::{FragLimits, Reassembly};
@@ -56,7 +56,7 @@ use crate::wire::Link;
 pub use rows::ConnRow;
 pub use verdict::{DropCounters, DropReason, PortId, Taken, Verdict};
 
-use burst::{Look, WAVE};
+use burst::{Sight, WAVE};
 use family::{IpFamily, Tables};
 use ways::Ways;
 
@@ -123,6 +123,8 @@ struct Core {
     links: Vec<Link>,
     host: Host,
     ways: Ways,
+    /// What was seen of the packets of a burst that are not ordinary, by place.
+    sights: Box<[Sight; WAVE]>,
     tables: Tables,
     limit: u32,
     /// FULLNAT tuples, by outgoing port.
@@ -171,6 +173,7 @@ impl Engine {
             links: Vec::new(),
             host,
             ways: Ways::default(),
+            sights: Box::new([Sight::NOTHING; WAVE]),
             tables,
             limit,
             pools: Vec::new(),
@@ -200,44 +203,6 @@ impl Engine {
     /// The snapshot in force.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snap
-    }
-    /// Decides about one packet, changes it in place, and puts what it makes beside it into `out`.
-    #[inline]
-    pub fn on_packet(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
-        let Engine { snap, core } = self;
-        core.now = now;
-        let before = out.len();
-        let look = core.look(snap, port, pkt.bytes());
-        let verdict = core.packet(snap, now, port, &look, pkt, out);
-        core.counters.made += (out.len() - before) as u64;
-        core.count(verdict);
-        verdict
-    }
-    /// Decides about a burst of packets that came in on one port, in order: the same as one
-    /// [`Engine::on_packet`] after the other, but memory is waited for once.
-    pub fn on_burst(
-        &mut self,
-        now: Mono,
-        port: PortId,
-        burst: &mut [PacketBuf<'_>],
-        verdicts: &mut [Verdict],
-        out: &mut Out,
-    ) {
-        let Engine { snap, core } = self;
-        core.now = now;
-        let before = out.len();
-        for (burst, verdicts) in burst.chunks_mut(WAVE).zip(verdicts.chunks_mut(WAVE)) {
-            let mut looks = [Look::NOTHING; WAVE];
-            for ((look, pkt), _) in looks.iter_mut().zip(burst.iter()).zip(verdicts.iter()) {
-                *look = core.look(snap, port, pkt.bytes());
-            }
-            core.read_ahead(&looks[..burst.len().min(verdicts.len())]);
-            for ((pkt, verdict), look) in burst.iter_mut().zip(verdicts).zip(&looks) {
-                *verdict = core.packet(snap, now, port, look, pkt, out);
-                core.count(*verdict);
-            }
-        }
-        core.counters.made += (out.len() - before) as u64;
     }
     /// Announces all addresses (gratuitous ARP, unsolicited neighbour advertisements).
     pub fn announce(&mut self, now: Mono, out: &mut Out) {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::tests::{LAN, Sent, WAN, engine, frame, give, net, sums_right};
 use super::*;
 use crate::addr::Mac;
+use crate::buf::PacketBuf;
 use crate::svc::{Forward, Persistence, Proto, Tunnel};
 use crate::time::Span;
 use crate::wire::{Parsed, parse};

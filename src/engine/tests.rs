@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::addr::Mac;
 use crate::buf::Offload;
+use crate::buf::PacketBuf;
 use crate::host::{NetPlan, OffloadCaps, PortPlan};
 use crate::svc::{
     Catalog, DestSpec, Forward, Proto, SchedulerKind, ServiceKey, ServiceSpec, Tunnel, TunnelCsum,

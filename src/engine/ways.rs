@@ -1,11 +1,17 @@
-//! The way to each real server, remembered: route and neighbour are looked up for its first packet only.
+//! The way to each real server, remembered: everything about it that does not change from packet to packet.
 
-use super::Core;
+use std::net::IpAddr;
+
+use super::family::IpFamily;
+use super::inbound::timeout;
+use super::{Core, PortId};
+use crate::addr::Mac;
+use crate::conn::state::State;
+use crate::conn::wheel::ticks;
 use crate::host::{Known, Route};
-use crate::svc::{Dest, DestId};
-
-/// Real servers whose ways are remembered; of two with the same place the later one is.
-const PLACES: usize = 1024;
+use crate::svc::{Dest, DestId, Forward, Snapshot, Stats, Tunnel};
+use crate::tunnel::Outer;
+use crate::wire::Link;
 
 /// A way.
 #[derive(Clone, Copy, Debug)]
@@ -13,52 +19,117 @@ pub(super) struct Way {
     pub route: Route,
     /// Where the neighbour's entry was.
     pub neighbor: Known,
-    /// It leads to another station.
-    pub ordinary: bool,
 }
 
-/// All ways known. Routes change with the configuration only, which forgets them all; the neighbour's
-/// entry says by itself whether it still is the one.
+/// What the express lane has to know of a real server that is reached through another station.
 #[derive(Debug)]
-pub(super) struct Ways(Box<[Option<(DestId, Way)>; PLACES]>);
+pub(super) struct Lane {
+    pub port: PortId,
+    /// The port's own station.
+    pub from: Mac,
+    /// Where the neighbour's entry was.
+    pub neighbor: Known,
+    /// Largest IP packet on the link.
+    pub mtu: u32,
+    /// Timeouts of established TCP and of UDP, in ticks.
+    pub timeouts: [u32; 2],
+    pub stats: Stats,
+    pub service_stats: Stats,
+    /// The real server, for what is known of the path to it.
+    pub ip: IpAddr,
+    /// Headers of its tunnel, where they can be made ready.
+    pub outer: Option<Outer>,
+}
 
-impl Default for Ways {
-    fn default() -> Ways {
-        Ways(Box::new([None; PLACES]))
-    }
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    way: Way,
+    /// `None`: its packets are not ordinary.
+    lane: Option<Lane>,
+}
+
+/// Real servers with neighbouring identities are together in memory that comes with the first of them.
+const CHUNK: usize = 64;
+type Chunk = Box<[Option<Place>; CHUNK]>;
+
+/// All ways known. Routes and real servers change with the configuration only, which forgets all ways at
+/// once by counting on; the neighbour's entry says by itself whether it still is the one.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    chunks: Vec<Option<Chunk>>,
+    generation: u32,
 }
 
 impl Ways {
-    /// The way to a real server, if it is remembered.
     #[inline]
-    pub fn get(&self, dest: DestId) -> Option<&Way> {
-        match &self.0[dest.0 as usize % PLACES] {
-            Some((id, way)) if *id == dest => Some(way),
-            _ => None,
-        }
+    fn place(&self, dest: DestId) -> Option<&Place> {
+        let chunk = self.chunks.get(dest.0 as usize / CHUNK)?.as_ref()?;
+        chunk[dest.0 as usize % CHUNK].as_ref().filter(|p| p.generation == self.generation)
+    }
+    /// The lane of a real server, if it is remembered and has one.
+    #[inline]
+    pub fn lane(&self, dest: DestId) -> Option<&Lane> {
+        self.place(dest)?.lane.as_ref()
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.0.fill(None);
+        self.generation = self.generation.wrapping_add(1);
+    }
+    fn set(&mut self, dest: DestId, place: Place) {
+        let at = dest.0 as usize / CHUNK;
+        if self.chunks.len() <= at {
+            self.chunks.resize_with(at + 1, || None);
+        }
+        let chunk = self.chunks[at].get_or_insert_with(|| Box::new([const { None }; CHUNK]));
+        chunk[dest.0 as usize % CHUNK] = Some(place);
     }
 }
 
 impl Core {
     /// The way to a real server.
     #[inline]
-    pub(super) fn way(&mut self, dest: &Dest) -> Option<Way> {
-        match self.ways.get(dest.id) {
-            Some(way) if self.host.still(&way.neighbor) => Some(*way),
-            _ => self.find_way(dest),
+    pub(super) fn way<A: IpFamily>(&mut self, snap: &Snapshot, dest: &Dest) -> Option<Way> {
+        match self.ways.place(dest.id) {
+            Some(place) if self.host.still(&place.way.neighbor) => Some(place.way),
+            _ => self.find_way::<A>(snap, dest),
         }
     }
 
     #[cold]
-    fn find_way(&mut self, dest: &Dest) -> Option<Way> {
+    fn find_way<A: IpFamily>(&mut self, snap: &Snapshot, dest: &Dest) -> Option<Way> {
         let route = self.host.route(dest.spec.ip)?;
-        let ordinary = !route.unreachable && !dest.spec.ip.is_loopback();
-        let way = Way { neighbor: self.host.known(&route), ordinary, route };
-        self.ways.0[dest.id.0 as usize % PLACES] = Some((dest.id, way));
+        let way = Way { neighbor: self.host.known(&route), route };
+        let lane = self.lane::<A>(snap, dest, &way);
+        self.ways.set(dest.id, Place { generation: self.ways.generation, way, lane });
         Some(way)
+    }
+
+    fn lane<A: IpFamily>(&self, snap: &Snapshot, dest: &Dest, way: &Way) -> Option<Lane> {
+        let route = &way.route;
+        let (Link::Ethernet, from) = self.host.station(route.port)? else { return None };
+        if route.unreachable || dest.spec.ip.is_loopback() || !dest.available {
+            return None;
+        }
+        // a server that was edited to another method keeps its connections in their tunnels
+        let kind = match dest.spec.forward {
+            Forward::Tun(kind) => kind,
+            _ => Tunnel::Ipip,
+        };
+        let outer = self
+            .host
+            .source_for(route, dest.spec.ip.is_ipv6())
+            .and_then(|src| Outer::new(kind, src, dest.spec.ip, A::FAMILY, snap.sysctl.pmtu_disc));
+        Some(Lane {
+            port: route.port,
+            from,
+            neighbor: way.neighbor,
+            mtu: route.mtu.min(u16::MAX.into()),
+            timeouts: [State::TcpEstablished, State::Udp].map(|s| ticks(timeout(snap, dest, s))),
+            stats: dest.stats.clone(),
+            service_stats: dest.service_stats.clone(),
+            ip: dest.spec.ip,
+            outer,
+        })
     }
 }

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 pub use error::IcmpError;
 pub use neigh::{Known, MAX_LEARNT};
-pub use neighbor::{NeighborInfo, NeighborState};
+pub use neighbor::{Neighbor, NeighborInfo, NeighborState};
 pub use own::{FrameTo, Owned};
 pub use plan::*;
 pub use resolve::{OnFail, Quote, Undelivered};

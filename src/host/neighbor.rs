@@ -79,30 +79,30 @@ pub(super) struct Parked {
 
 /// One neighbour.
 #[derive(Clone, Debug)]
-pub(super) struct Neighbor {
+pub struct Neighbor {
     /// Port and address as looked up.
-    pub key: LinkKey,
-    pub mac: Mac,
+    pub(super) key: LinkKey,
+    pub(super) mac: Mac,
     /// The MAC may be used without further checks until then.
-    pub good_until: Mono,
-    pub used: Mono,
-    pub port: PortId,
-    pub ip: IpAddr,
-    pub state: NeighborState,
+    pub(super) good_until: Mono,
+    pub(super) used: Mono,
+    pub(super) port: PortId,
+    pub(super) ip: IpAddr,
+    pub(super) state: NeighborState,
     /// Never evicted.
-    pub pinned: bool,
+    pub(super) pinned: bool,
     /// Questions asked in this state.
-    pub probes: u8,
-    pub deadline: Option<Mono>,
-    pub updated: Mono,
-    pub parked: VecDeque<Parked>,
+    pub(super) probes: u8,
+    pub(super) deadline: Option<Mono>,
+    pub(super) updated: Mono,
+    pub(super) parked: VecDeque<Parked>,
     /// Memory of what is parked.
-    pub cost: usize,
+    pub(super) cost: usize,
 }
 
 impl Neighbor {
     /// A new entry, of which nothing is known.
-    pub fn new(now: Mono, port: PortId, ip: IpAddr, pinned: bool) -> Neighbor {
+    pub(super) fn new(now: Mono, port: PortId, ip: IpAddr, pinned: bool) -> Neighbor {
         Neighbor {
             key: LinkKey::of(port, ip),
             mac: Mac::default(),
@@ -120,8 +120,20 @@ impl Neighbor {
         }
     }
 
+    /// Where it is.
+    #[inline(always)]
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// A packet goes to it.
+    #[inline(always)]
+    pub fn use_at(&mut self, now: Mono) {
+        self.used = now;
+    }
+
     /// Enters a state and starts its timer.
-    pub fn set(&mut self, now: Mono, state: NeighborState) {
+    pub(super) fn set(&mut self, now: Mono, state: NeighborState) {
         use NeighborState as S;
         self.state = state;
         (self.good_until, self.deadline) = match state {
@@ -137,12 +149,12 @@ impl Neighbor {
     }
 
     /// True when there is a MAC to send to.
-    pub fn has_mac(&self) -> bool {
+    pub(super) fn has_mac(&self) -> bool {
         !matches!(self.state, NeighborState::Incomplete | NeighborState::Failed)
     }
 
     /// What to lose first when the table is full; `None` = never.
-    pub fn worth(&self) -> Option<(u8, Mono)> {
+    pub(super) fn worth(&self) -> Option<(u8, Mono)> {
         use NeighborState as S;
         let class = match self.state {
             _ if self.pinned => return None,

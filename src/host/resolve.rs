@@ -10,7 +10,6 @@ use crate::buf::{Offload, Out, OwnedPacket, PacketBuf};
 use crate::engine::{DropReason, PortId, Taken, Verdict};
 use crate::time::Mono;
 use crate::wire::arp::{Arp, Operation};
-use crate::wire::eth::Stations;
 use crate::wire::fragment::{fragment4, fragment6};
 use crate::wire::meta::parse_quoted;
 use crate::wire::ndp::{self, Ndp};
@@ -96,22 +95,26 @@ impl Host {
         ready(&self.links, neighbor, now, route, pkt, l3)
     }
 
-    /// Sender and receiver of a frame on this route, where [`Host::transmit_ready`] would send it as one:
-    /// the caller does. The neighbour counts as used.
+    /// The neighbour at a place, where [`Host::transmit_ready`] would send to it. It counts as used when the
+    /// caller says so.
     #[inline(always)]
-    pub fn stations(&mut self, now: Mono, route: &Route, neighbor: Option<&Known>) -> Option<Stations> {
-        let neighbor = match neighbor {
-            Some(known) => self.neighbors.at(known),
-            None => self.neighbors.find(route.port, route.next_hop),
-        };
-        match self.links.get(usize::from(route.port.0)) {
-            Some(&(Link::Ethernet, from)) if !route.unreachable => {
-                let n = neighbor.filter(|n| now < n.good_until)?;
-                n.used = now;
-                Some(Stations::new(n.mac, from))
-            }
-            _ => None,
-        }
+    pub fn neighbor_at(&mut self, now: Mono, known: &Known) -> Option<&mut Neighbor> {
+        self.neighbors.at(known).filter(|n| now < n.good_until)
+    }
+
+    /// The way to `ip` where it leads to another station and nothing stands in it: port, MTU, own station,
+    /// neighbour.
+    #[inline(always)]
+    pub fn neighbor_towards(&mut self, now: Mono, ip: IpAddr) -> Option<(PortId, u32, Mac, &mut Neighbor)> {
+        let (route, next_hop) = self.routes.line(ip).filter(|(r, _)| !r.unreachable)?;
+        let &(Link::Ethernet, from) = self.links.get(usize::from(route.port.0))? else { return None };
+        let neighbor = self.neighbors.find(route.port, next_hop).filter(|n| now < n.good_until)?;
+        Some((route.port, route.mtu, from, neighbor))
+    }
+
+    /// What a port is, and its station.
+    pub fn station(&self, port: PortId) -> Option<(Link, Mac)> {
+        self.links.get(usize::from(port.0)).copied()
     }
 
     #[cold]

@@ -107,12 +107,14 @@ impl RouteTable {
     /// The route to `dst`; no route to groups.
     #[inline]
     pub fn lookup(&self, dst: IpAddr) -> Option<Route> {
-        fn found<A>(line: &Line<A>, dst: IpAddr) -> Route {
-            let mut route = line.route;
-            if line.direct {
-                route.next_hop = dst;
-            }
-            route
+        self.line(dst).map(|(route, next_hop)| Route { next_hop, ..*route })
+    }
+
+    /// The same without copying it: its own next hop means nothing.
+    #[inline]
+    pub fn line(&self, dst: IpAddr) -> Option<(&Route, IpAddr)> {
+        fn found<A>(line: &Line<A>, dst: IpAddr) -> (&Route, IpAddr) {
+            (&line.route, if line.direct { dst } else { line.route.next_hop })
         }
         match dst {
             IpAddr::V4(a) if a.is_multicast() || a.is_broadcast() => None,

@@ -21,7 +21,6 @@ use crate::wire::{
     Family, Meta, be16, be32, be128, ipv4, ipv6, number, put16, put32, put128, sctp, tcp, udp,
 };
 
-pub mod express;
 pub mod ftp;
 pub mod icmp;
 pub mod pool;

@@ -19,8 +19,10 @@ use crate::wire::sum::{fold, pseudo4, pseudo6, sum};
 use crate::wire::{Family, Meta, be16, gre, gue, ipv4, ipv6, number, put16, sctp, udp};
 
 mod decap;
+mod outer;
 
 pub use decap::{Decap, decap, quoted_inner};
+pub use outer::Outer;
 
 /// How a packet is to be encapsulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +173,37 @@ fn inner(frame: &[u8], meta: &Meta) -> Result<Inner, DropReason> {
             Inner { tos, ttl, df: false, proto: number::IPV6, kind: number::ETH_IPV6, len }
         }
     })
+}
+
+/// Writes the headers of a tunnel without outer checksum around an inner packet of this family, of which
+/// nothing else is known: no length, no TTL, and the header checksum of IPv4 left out.
+fn write_outer(header: &mut [u8], plan: &EncapPlan, family: Family) {
+    let (proto, kind) = match family {
+        Family::V4 => (number::IPIP, number::ETH_IPV4),
+        Family::V6 => (number::IPV6, number::ETH_IPV6),
+    };
+    let inner = Inner { tos: 0, ttl: 0, df: false, proto, kind, len: 0 };
+    let outer_ip = if plan.src.is_ipv6() { ipv6::LEN } else { ipv4::LEN };
+    let Some((ip, rest)) = header.split_at_mut_checked(outer_ip) else { return };
+    let carried = match plan.tunnel {
+        Tunnel::Ipip => proto,
+        Tunnel::Gre { .. } => {
+            gre::write(rest, kind);
+            number::GRE
+        }
+        Tunnel::Gue { port, .. } => {
+            if let Some((head, rest)) = rest.split_first_chunk_mut() {
+                udp::write(head, 0, port, 0);
+                rest.copy_from_slice(&gue::header(proto));
+            }
+            number::UDP
+        }
+    };
+    write_ip(ip, plan, &inner, carried, 0);
+    if let Some(ip) = ip.first_chunk_mut::<{ ipv4::LEN }>().filter(|_| plan.src.is_ipv4()) {
+        put16(ip, ipv4::field::TOTAL, 0);
+        put16(ip, ipv4::field::CHECKSUM, 0);
+    }
 }
 
 /// Writes the outer IP header; `ip` is as long as one of its family.

@@ -59,6 +59,15 @@ impl Stations {
         header[..8].copy_from_slice(&self.first.to_le_bytes());
         header[8..12].copy_from_slice(&self.last.to_le_bytes());
     }
+    /// The same in front of a frame; false when it has no room for them.
+    #[inline(always)]
+    pub fn write_to(self, frame: &mut [u8]) -> bool {
+        let header = frame.first_chunk_mut();
+        header.is_some_and(|header| {
+            self.write(header);
+            true
+        })
+    }
 }
 
 /// Puts a header in front of an IP packet.

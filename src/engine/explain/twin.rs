@@ -3,6 +3,7 @@
 use std::collections::TryReserveError;
 use std::sync::Arc;
 
+use super::super::burst::{Sight, WAVE};
 use super::super::family::{IpFamily, Tables};
 use super::super::ftp::Key;
 use super::super::ways::Ways;
@@ -137,6 +138,7 @@ impl Engine {
             links: core.links.clone(),
             host: core.host.clone(),
             ways: Ways::default(),
+            sights: Box::new([Sight::NOTHING; WAVE]),
             tables,
             limit: core.limit,
             pools,

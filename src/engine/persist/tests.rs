@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::tests::{LAN, WAN, catalog, dest, frame, give, net};
 use super::super::*;
 use crate::addr::Mac;
+use crate::buf::PacketBuf;
 use crate::host::MarkRule;
 use crate::svc::{
     Catalog, Forward, Persistence, PersistenceEngine, Proto, SchedulerKind, ServiceKey, ServiceSpec,
