@@ -54,6 +54,13 @@ impl Index {
     pub fn read(&self, hash: u64) -> u64 {
         self.cells[self.home(half(hash))]
     }
+    /// The entry in the cell where a search for this hash begins, if it has the same half of the hash.
+    #[inline(always)]
+    pub fn first(&self, hash: u64) -> Option<u32> {
+        let half = half(hash);
+        let cell = self.cells[self.home(half)];
+        (cell != 0 && (cell >> 32) as u32 == half).then(|| (cell as u32).wrapping_sub(1))
+    }
     /// The first entry with this hash that `is_it` accepts.
     #[inline]
     pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {

@@ -270,20 +270,26 @@ impl<A: Addr> Table<A> {
     }
     /// The same for an ordinary frame, whose tuple is never put together.
     #[inline(always)]
-    pub fn find_ends(&self, hash: u64, proto: u8, ends: &Ends<A>) -> Option<(u32, Side)> {
-        let entry = self.index.find(hash, |entry| {
-            let Some(c) = self.slots.get((entry >> 1) as usize) else { return false };
-            let (src, dst, sport, dport) = match side_of(entry) {
-                Side::Client => (c.client, c.virt, c.cport, c.vport),
-                Side::Real => (c.real, c.local, c.rport, c.lport),
-            };
-            src == ends.src
-                && dst == ends.dst
-                && sport == ends.sport
-                && dport == ends.dport
-                && c.proto == proto
-        })?;
+    pub fn find_ends(&self, hash: u64, proto: u8, ends: Ends<A>) -> Option<(u32, Side)> {
+        // nearly always the first cell is the one
+        let entry = match self.index.first(hash) {
+            Some(entry) if self.has_ends(entry, proto, ends) => entry,
+            _ => self.search_ends(hash, proto, ends)?,
+        };
         Some((entry >> 1, side_of(entry)))
+    }
+    #[inline(never)]
+    fn search_ends(&self, hash: u64, proto: u8, ends: Ends<A>) -> Option<u32> {
+        self.index.find(hash, |entry| self.has_ends(entry, proto, ends))
+    }
+    #[inline(always)]
+    fn has_ends(&self, entry: u32, proto: u8, ends: Ends<A>) -> bool {
+        let Some(c) = self.slots.get((entry >> 1) as usize) else { return false };
+        let (src, dst, sport, dport) = match side_of(entry) {
+            Side::Client => (c.client, c.virt, c.cport, c.vport),
+            Side::Real => (c.real, c.local, c.rport, c.lport),
+        };
+        src == ends.src && dst == ends.dst && sport == ends.sport && dport == ends.dport && c.proto == proto
     }
     /// Reads the memory [`Table::find`] reads first, so that many such reads wait together.
     #[inline]

@@ -48,10 +48,18 @@ pub(super) struct Turn {
 pub(super) struct Look {
     /// Hash of its tuple where it may be of a connection.
     pub hash: u64,
-    /// Family of the table to look it up in.
-    family: Option<Family>,
-    /// It is an ordinary frame.
-    plain: bool,
+    kind: Kind,
+}
+
+/// What kind of frame it is at first sight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Ordinary IPv4.
+    Plain4,
+    /// Ordinary IPv6.
+    Plain6,
+    /// Not ordinary; of this family where it is IP at all.
+    Other(Option<Family>),
 }
 
 /// What a frame says that is not ordinary.
@@ -65,7 +73,15 @@ pub(super) struct Sight {
 }
 
 impl Look {
-    const NOTHING: Look = Look { hash: 0, family: None, plain: false };
+    #[inline]
+    fn family(&self) -> Option<Family> {
+        match self.kind {
+            Kind::Plain4 => Some(Family::V4),
+            Kind::Plain6 => Some(Family::V6),
+            Kind::Other(family) => family,
+        }
+    }
+    const NOTHING: Look = Look { hash: 0, kind: Kind::Other(None) };
 }
 
 impl Sight {
@@ -121,11 +137,12 @@ impl Engine {
         }
         core.read_ahead(&looks[..burst.len().min(WAVE)]);
         let mut sent = 0;
-        for (i, ((pkt, verdict), look)) in burst.iter_mut().zip(verdicts).zip(&looks).enumerate() {
-            let quick = match look {
-                Look { plain: true, family: Some(Family::V4), .. } => core.express::<u32>(&turn, look, pkt),
-                Look { plain: true, .. } => core.express::<u128>(&turn, look, pkt),
-                _ => None,
+        for (i, (pkt, look)) in burst.iter_mut().zip(&looks).enumerate() {
+            let Some(verdict) = verdicts.get_mut(i) else { break };
+            let quick = match look.kind {
+                Kind::Plain4 => core.express::<u32>(&turn, look.hash, pkt),
+                Kind::Plain6 => core.express::<u128>(&turn, look.hash, pkt),
+                Kind::Other(_) => None,
             };
             *verdict = match quick {
                 Some(verdict) => {
@@ -157,17 +174,19 @@ impl Core {
         let frame = pkt.bytes();
         let whole = !matches!(pkt.offload.csum, Csum::Partial { .. }) && pkt.offload.gso.is_none();
         let family = turn.station.filter(|_| whole).and_then(|to| plain::family(frame, to));
-        let hash = match family {
-            Some(Family::V4) => {
-                plain::read4(frame).map(|(proto, e, _)| self.tables.v4.hash(&tuple(proto, e)))
-            }
-            Some(Family::V6) => {
-                plain::read6(frame).map(|(proto, e, _)| self.tables.v6.hash(&tuple(proto, e)))
-            }
+        let plain = match family {
+            Some(Family::V4) => plain::read4(frame).map(|(proto, ends, _)| Look {
+                hash: self.tables.v4.hash(&tuple(proto, ends)),
+                kind: Kind::Plain4,
+            }),
+            Some(Family::V6) => plain::read6(frame).map(|(proto, ends, _)| Look {
+                hash: self.tables.v6.hash(&tuple(proto, ends)),
+                kind: Kind::Plain6,
+            }),
             None => None,
         };
-        match hash {
-            Some(hash) => Look { hash, family, plain: true },
+        match plain {
+            Some(look) => look,
             None => self.look_closer(turn, i, frame),
         }
     }
@@ -178,7 +197,7 @@ impl Core {
         if let Some(place) = self.sights.get_mut(i) {
             *place = sight;
         }
-        Look { hash: sight.hash, family: sight.family(), plain: false }
+        Look { hash: sight.hash, kind: Kind::Other(sight.family()) }
     }
 
     fn sight(&self, turn: &Turn, frame: &[u8]) -> Sight {
@@ -218,7 +237,7 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         let sight = match self.sights.get(i) {
-            Some(sight) if !look.plain => *sight,
+            Some(sight) if matches!(look.kind, Kind::Other(_)) => *sight,
             _ => self.sight(turn, pkt.bytes()),
         };
         let verdict = self.packet(snap, turn.now, turn.port, &sight, pkt, out);
@@ -239,7 +258,7 @@ impl Core {
         if table.len() < FEW {
             return;
         }
-        let of_family = || looks.iter().filter(|look| look.family == Some(<A as Addr>::FAMILY));
+        let of_family = || looks.iter().filter(|look| look.family() == Some(<A as Addr>::FAMILY));
         black_box(of_family().fold(0, |sum, look| sum ^ table.read_cell(look.hash)));
         black_box(of_family().fold(0, |sum, look| sum ^ table.read_conn(look.hash)));
     }

@@ -9,7 +9,7 @@
 //! are written in one go. A rule added to the long way that concerns packets of steady flows needs its check
 //! here.
 
-use super::burst::{Look, Turn};
+use super::burst::Turn;
 use super::deliver::gue_port;
 use super::family::IpFamily;
 use super::{Core, DropReason, Verdict};
@@ -31,13 +31,15 @@ impl Core {
     pub(super) fn express<A: IpFamily>(
         &mut self,
         turn: &Turn,
-        look: &Look,
+        hash: u64,
         pkt: &mut PacketBuf<'_>,
     ) -> Option<Verdict> {
-        let (proto, old, size) = A::read(pkt.bytes())?;
+        let headroom = pkt.headroom();
+        let frame = pkt.bytes_mut();
+        let (proto, old, size) = A::read(frame)?;
         let Core { tables, ways, host, path_mtus, random, worker, .. } = self;
         let table = A::table(tables);
-        let (slot, side) = table.find_ends(look.hash, proto, &old)?;
+        let (slot, side) = table.find_ends(hash, proto, old)?;
         let conn = table.get_mut(slot);
         let (steady, timeout) = match proto {
             number::TCP => (conn.state == State::TcpEstablished, 0),
@@ -56,13 +58,13 @@ impl Core {
                 if conn.flags & flag::TUNNEL != 0 {
                     let outer = lane.outer.as_ref()?;
                     let mtu = path_mtus.of(turn.now, lane.ip, lane.mtu) as usize;
-                    if size + outer.overhead() > mtu || pkt.headroom() < outer.overhead() {
+                    if size + outer.overhead() > mtu || headroom < outer.overhead() {
                         return None;
                     }
+                    A::hop(frame);
                     pkt.truncate(end);
-                    A::hop(pkt.bytes_mut());
                     let id = || random.next() as u16;
-                    if !outer.wrap(pkt, <A as Addr>::FAMILY, stations, gue_port(look.hash), id) {
+                    if !outer.wrap(pkt, <A as Addr>::FAMILY, stations, gue_port(hash), id) {
                         return Some(Verdict::Drop(DropReason::NoHeadroom));
                     }
                 } else {
@@ -72,10 +74,10 @@ impl Core {
                     if conn.two_keys() {
                         let new =
                             Ends { src: conn.local, dst: conn.real, sport: conn.lport, dport: conn.rport };
-                        if !A::new_ends(pkt.bytes_mut(), proto, &old, &new, stations) {
+                        if !A::new_ends(frame, proto, &old, &new, stations) {
                             return None;
                         }
-                    } else if !A::hop(pkt.bytes_mut()) || !stations.write_to(pkt.bytes_mut()) {
+                    } else if !A::hop(frame) || !stations.write_to(frame) {
                         return None;
                     }
                     pkt.truncate(end);
@@ -93,7 +95,7 @@ impl Core {
                 }
                 let stations = Stations::new(neighbor.mac(), from);
                 let new = Ends { src: conn.virt, dst: conn.client, sport: conn.vport, dport: conn.cport };
-                if !A::new_ends(pkt.bytes_mut(), proto, &old, &new, stations) {
+                if !A::new_ends(frame, proto, &old, &new, stations) {
                     return None;
                 }
                 pkt.truncate(end);

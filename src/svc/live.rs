@@ -93,9 +93,13 @@ impl Stats {
         Stats((0..workers.max(1)).map(|_| Block::default()).collect())
     }
     /// A worker that nobody announced shares the last block, and may lose counts there.
-    #[inline]
+    #[inline(always)]
     fn of(&self, worker: WorkerId) -> &Block {
-        &self.0[usize::from(worker.0).min(self.0.len() - 1)]
+        self.0.get(usize::from(worker.0)).unwrap_or_else(|| self.last())
+    }
+    #[cold]
+    fn last(&self) -> &Block {
+        &self.0[self.0.len() - 1]
     }
     /// Blocks of their own for as many workers, from zero: no packet is decided by what was counted.
     pub(super) fn apart(&self) -> Stats {
@@ -107,14 +111,14 @@ impl Stats {
     }
     /// A packet of `bytes` from a client (IP header included, before translation); super-frames count as
     /// the `packets` they stand for.
-    #[inline]
+    #[inline(always)]
     pub fn input(&self, worker: WorkerId, packets: u64, bytes: u64) {
         let block = self.of(worker);
         add(&block.in_pkts, packets);
         add(&block.in_bytes, bytes);
     }
     /// A packet to a client (NAT and FULLNAT, and errors told on a real server's behalf).
-    #[inline]
+    #[inline(always)]
     pub fn output(&self, worker: WorkerId, packets: u64, bytes: u64) {
         let block = self.of(worker);
         add(&block.out_pkts, packets);
