@@ -309,5 +309,5 @@ fn send_piece(
 pub(super) fn gue_port(hash: u64) -> u16 {
     const LOW: u64 = 32_768;
     const HIGH: u64 = 60_999;
-    (LOW + ((hash & 0xffff_ffff) * (HIGH - LOW + 1) >> 32)) as u16
+    (LOW + (((hash & 0xffff_ffff) * (HIGH - LOW + 1)) >> 32)) as u16
 }
