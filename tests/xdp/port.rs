@@ -30,13 +30,7 @@ impl Wire {
         let script = format!(
             "ip link add eth0 numrxqueues {q} numtxqueues {q} type veth peer name peer0 numrxqueues {q} numtxqueues {q}"
         );
-        let run = |ns: &NetNs, script: &str| {
-            let mut c = Command::new("sh");
-            c.args(["-ec", script]);
-            ns.confine(&mut c).unwrap();
-            let out = c.output().unwrap();
-            assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-        };
+        let run = shell;
         run(&wire.near, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
         run(&wire.far, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
         run(&wire.near, &script);
@@ -162,6 +156,26 @@ fn generic_accounts_for_every_frame() {
 }
 
 #[test]
+fn busy_polling_changes_nothing_about_packets() {
+    with_bpf(|| {
+        let wire = Wire::new(1);
+        let config = XdpConfig {
+            interface: "eth0".into(),
+            mac: MacChoice::Own(OWN),
+            busy_poll: Some(50),
+            ..XdpConfig::default()
+        };
+        let mut port = wire.near.run(|| Ok(XdpPort::open(&config).unwrap())).unwrap();
+        let (peer, _ear) = wire.peer();
+        (0..300).for_each(|i| peer.send(&packet(i, 64)).unwrap());
+        let mut sent = SendReport::default();
+        assert_eq!(bounce(&mut port, &mut sent).len(), 300);
+        assert_eq!(sent.sent, 300);
+        at_rest(&port);
+    });
+}
+
+#[test]
 fn the_interface_that_vanishes_is_an_error_and_comes_back() {
     with_bpf(|| {
         let wire = Wire::new(1);
@@ -224,5 +238,57 @@ fn a_packet_longer_than_a_frame_comes_and_goes_in_pieces() {
         assert_eq!(bounce(&mut port, &mut sent), [packet(1, 8972), packet(2, 18)]);
         assert_eq!(sent.sent, 2);
         at_rest(&port);
+    });
+}
+
+/// Runs commands in a namespace.
+fn shell(ns: &NetNs, script: &str) {
+    let mut c = Command::new("sh");
+    c.args(["-ec", script]);
+    ns.confine(&mut c).unwrap();
+    let out = c.output().unwrap();
+    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn announcements_reach_both_the_host_and_the_director() {
+    with_bpf(|| {
+        let wire = Wire::new(1);
+        shell(&wire.near, "ip address add 10.0.0.5/24 dev eth0");
+        let mut port = wire.port(XdpMode::Auto);
+        shell(&wire.near, "ip neigh add 10.0.0.8 lladdr 02:00:00:00:00:77 nud stale dev eth0");
+        // the kernel protects an entry for a second (locktime)
+        std::thread::sleep(Duration::from_millis(1200));
+        let (peer, _ear) = wire.peer();
+        // a gratuitous ARP reply: 10.0.0.8 is at PEER now
+        let head = [0, 1, 8, 0, 6, 4, 0, 2];
+        let ip = [10, 0, 0, 8];
+        let arp = [&head[..], &PEER.0, &ip, &[0xff; 6], &ip].concat();
+        let frame = [&[0xff; 6][..], &PEER.0, &[8, 6], &arp].concat();
+        peer.send(&frame).unwrap();
+        let got = bounce(&mut port, &mut SendReport::default());
+        assert_eq!(got.iter().map(|f| f[..42].to_vec()).collect::<Vec<_>>(), [frame]);
+        let out = wire.near.run(|| Command::new("ip").args(["neigh", "show", "10.0.0.8"]).output()).unwrap();
+        let line = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(line.contains(&PEER.to_string()), "the kernel's entry: {line}");
+    });
+}
+
+/// VLANs on the same interface are the kernel's.
+#[test]
+fn tagged_frames_are_left_to_the_kernel() {
+    with_bpf(|| {
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            let wire = Wire::new(1);
+            let mut port = wire.port(mode);
+            let (peer, _ear) = wire.peer();
+            for (tpid, vid) in [([0x81, 0x00], 7), ([0x88, 0xa8], 7), ([0x81, 0x00], 0)] {
+                let plain = packet(1, 18);
+                let tag = [tpid[0], tpid[1], 0, vid];
+                peer.send(&[&plain[..12], &tag, &plain[12..]].concat()).unwrap();
+            }
+            peer.send(&packet(2, 18)).unwrap();
+            assert_eq!(bounce(&mut port, &mut SendReport::default()), [packet(2, 18)], "{mode:?}");
+        }
     });
 }

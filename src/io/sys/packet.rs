@@ -133,23 +133,65 @@ pub fn station_filter(fd: BorrowedFd<'_>, mac: Mac) -> io::Result<()> {
     let m = mac.0;
     let high = u32::from_be_bytes([m[0], m[1], m[2], m[3]]);
     let low = u32::from(u16::from_be_bytes([m[4], m[5]]));
-    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let (ld, word, half, byte, abs) = (0x00, 0x00, 0x08, 0x10, 0x20);
-    let (and, jeq, jset, ret) = (0x54, 0x15, 0x45, 0x06);
-    let vlan_tag = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32;
     let mut program = [
-        op(ld | byte | abs, 0, 0, vlan_tag),
-        op(and, 0, 0, 0x0fff),
-        op(jeq, 0, 7, 0), // a VLAN other than 0: drop
-        op(ld | byte | abs, 0, 0, 0),
-        op(jset, 4, 0, 1), // a group: take
-        op(ld | word | abs, 0, 0, 0),
-        op(jeq, 0, 3, high),
-        op(ld | half | abs, 0, 0, 4),
-        op(jeq, 0, 1, low),
-        op(ret, 0, 0, 0x0004_0000),
-        op(ret, 0, 0, 0),
+        op(LD | BYTE | ABS, 0, 0, VLAN_TAG),
+        op(AND, 0, 0, 0x0fff),
+        op(JEQ, 0, 7, 0), // a VLAN other than 0: drop
+        op(LD | BYTE | ABS, 0, 0, 0),
+        op(JSET, 4, 0, 1), // a group: take
+        op(LD | WORD | ABS, 0, 0, 0),
+        op(JEQ, 0, 3, high),
+        op(LD | HALF | ABS, 0, 0, 4),
+        op(JEQ, 0, 1, low),
+        op(RET, 0, 0, ALL),
+        op(RET, 0, 0, 0),
     ];
+    attach_filter(fd, &mut program)
+}
+
+/// A socket filter for ARP and neighbour advertisements to groups, without a VLAN tag.
+///
+/// # Errors
+/// As [`station_filter`].
+pub fn announcement_filter(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut program = [
+        op(LD | BYTE | ABS, 0, 0, VLAN_TAG),
+        op(AND, 0, 0, 0x0fff),
+        op(JEQ, 0, 10, 0),
+        op(LD | BYTE | ABS, 0, 0, 0),
+        op(JSET, 0, 8, 1),
+        op(LD | HALF | ABS, 0, 0, 12),
+        op(JEQ, 5, 0, 0x0806),
+        op(JEQ, 0, 5, 0x86dd),
+        op(LD | BYTE | ABS, 0, 0, 14 + 6),
+        op(JEQ, 0, 3, 58),
+        op(LD | BYTE | ABS, 0, 0, 14 + 40),
+        op(JEQ, 0, 1, 136),
+        op(RET, 0, 0, ALL),
+        op(RET, 0, 0, 0),
+    ];
+    attach_filter(fd, &mut program)
+}
+
+// Classic BPF, linux/bpf_common.h
+const LD: u32 = 0x00;
+const WORD: u32 = 0x00;
+const HALF: u32 = 0x08;
+const BYTE: u32 = 0x10;
+const ABS: u32 = 0x20;
+const AND: u32 = 0x54;
+const JEQ: u32 = 0x15;
+const JSET: u32 = 0x45;
+const RET: u32 = 0x06;
+const VLAN_TAG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32;
+/// More than any frame has.
+const ALL: u32 = 0x0004_0000;
+
+fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+fn attach_filter(fd: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let filter = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_mut_ptr() };
     // the kernel copies the program during the call
     option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)

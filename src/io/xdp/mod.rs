@@ -27,6 +27,7 @@ use crate::wire::Link;
 
 pub mod asm;
 pub mod claims;
+mod ear;
 pub mod explain;
 pub mod filter;
 pub mod frames;
@@ -35,6 +36,7 @@ pub mod program;
 pub mod queue;
 
 pub use claims::Claims;
+use ear::Ear;
 pub use explain::Doing;
 pub use filter::{Filter, XdpMode};
 pub use frames::Census;
@@ -65,7 +67,9 @@ pub struct XdpPort {
     numbers: Vec<u32>,
     /// The same, open; empty while out of order.
     queues: Vec<Queue>,
-    /// Readiness of several queues in one descriptor.
+    /// What is announced to everybody, for the port that has the first queue.
+    ear: Option<Ear>,
+    /// Readiness of all of them in one descriptor.
     any: Option<AnyOf>,
     /// Frames may come with partial checksums and as super-frames.
     local_peers: bool,
@@ -122,6 +126,7 @@ impl XdpPort {
                 filter: filter.clone(),
                 numbers: (i..queues).step_by(n).collect(),
                 queues: Vec::new(),
+                ear: None,
                 any: None,
                 local_peers: local_peers(name),
                 attach,
@@ -166,11 +171,14 @@ impl XdpPort {
                 .map_err(|e| (Doing::Queue(queue::Step::Enter), e))?;
             queues.push(queue);
         }
+        let socket = |e| (Doing::Queue(queue::Step::Socket), e);
+        let ear = if self.numbers.contains(&0) { Some(Ear::open(ifindex).map_err(socket)?) } else { None };
         self.any = None;
-        if queues.len() > 1 {
-            let any = AnyOf::new(queues.iter().map(Queue::fd));
-            self.any = Some(any.map_err(|e| (Doing::Queue(queue::Step::Socket), e))?);
+        if queues.len() > 1 || ear.is_some() {
+            let all = queues.iter().map(Queue::fd).chain(ear.as_ref().map(AsFd::as_fd));
+            self.any = Some(AnyOf::new(all).map_err(socket)?);
         }
+        self.ear = ear;
         self.queues = queues;
         debug!(interface = %name, how = %self.how(), "XDP port is open");
         Ok(())
@@ -246,7 +254,10 @@ impl Port for XdpPort {
             self.queues.rotate_left(1);
         }
         if burst.len() == before && room(slots, burst) > 0 {
-            // woken up for nothing: is the interface still there?
+            // woken up by no queue: by an announcement, or is the interface still there?
+            if let Some(ear) = &mut self.ear {
+                ear.receive(slots, burst);
+            }
             self.queues.iter().try_for_each(Queue::call)?;
         }
         Ok(())
@@ -295,7 +306,7 @@ impl Port for XdpPort {
             return Ok(());
         }
         // a queue takes a new socket only when the old one is closed
-        self.any = None;
+        (self.any, self.ear) = (None, None);
         self.queues.clear();
         // the director keeps its MAC even when an interface it was inherited from came back with another
         self.info = info(name, device, self.info.mac.unwrap_or(device));

@@ -8,12 +8,15 @@ use super::frames::{self, Census, Frames, SIZES};
 use crate::buf::Offload;
 use crate::io::error::{Meaning, broken, meaning};
 use crate::io::sys::bpf::Attach;
+use crate::io::sys::packet;
 use crate::io::sys::ring::Region;
 use crate::io::sys::xsk::{Socket, Statistics};
 use crate::io::{BURST, Burst, PortError, SlotIter};
 
 /// Calls for sending that move nothing before the rest is left for later.
 const PATIENCE: u32 = 64;
+/// Bytes of packets that may be on their way at once, in copy mode.
+const BUFFER: i32 = 16 << 20;
 /// Bytes that the kernel keeps in front of a received packet (`XDP_PACKET_HEADROOM`).
 const KERNEL_HEADROOM: u32 = 256;
 
@@ -72,6 +75,8 @@ impl Queue {
         if let Some(us) = o.busy_poll {
             socket.busy_poll(us.min(1_000_000) as i32, BURST as i32).map_err(at(Step::BusyPoll))?;
         }
+        // as many packets as there are frames may be on their way to a slow receiver
+        packet::set_buffers(socket.as_fd(), BUFFER);
         let zero_copy = socket.is_zero_copy().unwrap_or(false);
         let frames = Frames::new(memory, rings, chunk);
         Ok(Queue { number: queue, chunk, socket, frames, zero_copy, pieces, busy: o.busy_poll.is_some() })
