@@ -10,7 +10,7 @@ use crate::{plot, table};
 
 /// Figures that get a plot.
 fn plotted() -> Vec<Figure> {
-    let times = [TIMES[0], TIMES[2], TIMES[4]];
+    let times = [TIMES[0], TIMES[3], TIMES[5]];
     let costs = [COSTS[0], COSTS[3], COSTS[4]];
     RATES.iter().chain(&times).chain(&costs).copied().collect()
 }
@@ -39,7 +39,12 @@ pub fn write(results: &Results, folder: &Path) -> Result<(), Box<dyn Error>> {
         }
     }
     let page = folder.join("performance.md");
-    std::fs::write(&page, text(results, &drawn))?;
+    let mut text = text(results, &drawn);
+    // written by hand, where there is one
+    if plots.join("limits.md").is_file() {
+        text += "\nWhat limits each row, with profiles, and what did not help: [performance/limits.md](performance/limits.md).\n";
+    }
+    std::fs::write(&page, text)?;
     eprintln!("wrote {} and {} plots", page.display(), drawn.len());
     Ok(())
 }

@@ -132,6 +132,8 @@ impl Net {
             host.address("x0", ip, 24)?;
         }
         if bridge {
+            // where br_netfilter is loaded, bridged packets would pass nftables too
+            let _ = director.ns.run(|| set_sysctl("net.bridge.bridge-nf-call-iptables", "0"));
             director.links.add_bridge("br0")?;
             director.up("br0")?;
             for port in ["d0", "d1"] {

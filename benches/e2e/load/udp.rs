@@ -68,31 +68,48 @@ fn blast(net: &Net, seconds: f64) -> io::Result<(f64, f64)> {
     Ok((sent as f64, begun.elapsed().as_secs_f64()))
 }
 
-/// One byte there and back, the next when it is back.
+/// Parts of the time, each with a socket of its own.
+const PARTS: u32 = 8;
+
+/// One byte there and back, the next when it is back. Where three processes land on two processors decides
+/// as much as the director does and changes every now and then: `best` is the median of the best part.
 pub fn ping_pong(net: &Net, seconds: f64) -> io::Result<Outcome> {
-    const WARM: u32 = 100;
-    let mut times = net.client.ns.run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect((net.target, UDP_ECHO))?;
-        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let (mut times, mut lost, mut done) = (Vec::new(), 0, 0u32);
-        let mut buf = [0; 16];
-        let begun = Instant::now();
-        while begun.elapsed().as_secs_f64() < seconds || times.len() < 100 {
-            let at = Instant::now();
-            socket.send(b"x")?;
-            match socket.recv(&mut buf) {
-                Ok(_) if done >= WARM => times.push(at.elapsed().as_secs_f64() * 1e6),
-                Ok(_) => {}
-                Err(_) if lost < 10 => lost += 1,
-                Err(e) => return Err(io::Error::new(e.kind(), format!("ping-pong: {e}"))),
-            }
-            done += 1;
-        }
-        Ok(times)
-    })?;
-    times.sort_by(f64::total_cmp);
-    let values =
-        [("p50", percentile(&times, 0.5)), ("p99", percentile(&times, 0.99)), ("n", times.len() as f64)];
+    let (mut all, mut best) = (Vec::new(), f64::INFINITY);
+    for _ in 0..PARTS {
+        let mut times = net.client.ns.run(|| part(net, seconds / f64::from(PARTS)))?;
+        times.sort_by(f64::total_cmp);
+        best = best.min(percentile(&times, 0.5));
+        all.append(&mut times);
+    }
+    all.sort_by(f64::total_cmp);
+    let values = [
+        ("p50", percentile(&all, 0.5)),
+        ("p99", percentile(&all, 0.99)),
+        ("best", best),
+        ("n", all.len() as f64),
+    ];
     Ok(Outcome::new(&values, None))
+}
+
+/// Microseconds of each round trip within `seconds`, at least 50 of them.
+fn part(net: &Net, seconds: f64) -> io::Result<Vec<f64>> {
+    const WARM: u32 = 20;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect((net.target, UDP_ECHO))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let (mut times, mut lost, mut done) = (Vec::new(), 0, 0u32);
+    let mut buf = [0; 16];
+    let begun = Instant::now();
+    while begun.elapsed().as_secs_f64() < seconds || times.len() < 50 {
+        let at = Instant::now();
+        socket.send(b"x")?;
+        match socket.recv(&mut buf) {
+            Ok(_) if done >= WARM => times.push(at.elapsed().as_secs_f64() * 1e6),
+            Ok(_) => {}
+            Err(_) if lost < 5 => lost += 1,
+            Err(e) => return Err(io::Error::new(e.kind(), format!("ping-pong: {e}"))),
+        }
+        done += 1;
+    }
+    Ok(times)
 }
