@@ -49,7 +49,7 @@ const LOCK: &str = "softlvs-bench-e2e";
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench e2e --", max_term_width = 100)]
 struct Cli {
-    /// The whole: 5 rounds of 2 s, written to docs/ (about 45 minutes)
+    /// The whole: 5 rounds of 2 s, written to docs/ (about half an hour)
     #[arg(long)]
     full: bool,
     /// Everything once and short: 2 rounds of 1 s, written to target/e2e (less than 8 minutes)
