@@ -66,9 +66,12 @@ fn open(text: &str) -> Result<(Mac, Box<dyn Port>), Box<dyn std::error::Error>> 
             let config = TapConfig { name: name.to_owned(), mac, offload, ..TapConfig::default() };
             Box::new(TapPort::open(&config)?)
         }
-        Some(("packet", name)) => {
-            Box::new(PacketPort::open(&PacketConfig { interface: name.to_owned(), mac, offload })?)
-        }
+        Some(("packet", name)) => Box::new(PacketPort::open(&PacketConfig {
+            interface: name.to_owned(),
+            mac,
+            offload,
+            ..PacketConfig::default()
+        })?),
         Some(("xdp", name)) => {
             Box::new(XdpPort::open(&XdpConfig { interface: name.to_owned(), mac, ..XdpConfig::default() })?)
         }

@@ -215,6 +215,12 @@ impl OwnedPacket {
     pub fn offload(&self) -> Offload {
         self.offload
     }
+    /// Makes it a copy of `bytes` with their offload metadata, headroom in front.
+    pub fn fill(&mut self, bytes: &[u8], offload: Offload) {
+        self.reset(bytes.len());
+        self.mem[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
+        self.offload = offload;
+    }
     fn reset(&mut self, len: usize) {
         let need = HEADROOM + len;
         if self.mem.len() < need {
@@ -244,9 +250,8 @@ impl Out {
     }
     /// A copy of `bytes` with its offload metadata.
     pub fn copy_of(&mut self, bytes: &[u8], offload: Offload) -> OwnedPacket {
-        let mut p = self.packet(bytes.len());
-        p.mem[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
-        p.offload = offload;
+        let mut p = self.spare.pop().unwrap_or_default();
+        p.fill(bytes, offload);
         p
     }
     /// Queues a packet for `port`.

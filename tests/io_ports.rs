@@ -155,8 +155,12 @@ fn two_arm(net: &Net, offload: OffloadMode) -> Handle<Null> {
     net.d
         .run(|| {
             let open = |interface: &str, mac| -> io::Result<Box<dyn Port>> {
-                let config =
-                    PacketConfig { interface: interface.to_owned(), mac: MacChoice::Own(mac), offload };
+                let config = PacketConfig {
+                    interface: interface.to_owned(),
+                    mac: MacChoice::Own(mac),
+                    offload,
+                    ..PacketConfig::default()
+                };
                 Ok(Box::new(PacketPort::open(&config).map_err(io::Error::other)?))
             };
             let ports = vec![open("d0", MAC_0)?, open("d1", MAC_1)?];
@@ -635,6 +639,24 @@ fn guard_keeps_the_kernel_that_owns_the_vip_out_and_is_removed() {
         String::from_utf8(nft.output().unwrap().stdout).unwrap()
     };
     assert!(tables().contains("netdev softlvs_d0") && tables().contains("netdev softlvs_d1"));
+    // other addresses come in one transaction: where one rule is refused, no other has changed either
+    let guards: Vec<Guard> = guards.into_iter().map(Result::unwrap).collect();
+    let rules = || {
+        let mut nft = Command::new("nft");
+        nft.args(["list", "ruleset"]);
+        net.d.confine(&mut nft).unwrap();
+        String::from_utf8(nft.output().unwrap().stdout).unwrap()
+    };
+    let renew = |second: &Exposure, vips: &[&str]| {
+        let vips: Vec<IpAddr> = vips.iter().map(|v| v.parse().unwrap()).collect();
+        net.d.run(|| Ok(Guard::renew(&guards, &[&ports[0], second], &vips))).unwrap()
+    };
+    let before = rules();
+    let gone = Exposure { interface: "no-such-name-can-be".to_owned(), ..ports[1].clone() };
+    renew(&gone, &["10.77.0.3"]).unwrap_err();
+    assert_eq!(rules(), before);
+    renew(&ports[1], &["10.77.0.3"]).unwrap();
+    assert_eq!(rules().matches("ip daddr 10.77.0.3 drop").count(), 2, "{}", rules());
     // a second one takes the place of the first, dropped outside the namespace it goes as well
     drop((install().unwrap(), guards));
     assert_eq!(tables(), "");

@@ -86,7 +86,7 @@ const DIRECTOR: &[Key] = &[
         "Forwarding method where neither service nor server says one.",
     ),
     key("connection_limit", Kind::Int(1, 1_000_000_000), "1_000_000", "Hard bound of the connection table."),
-    key("workers", Kind::AutoOr(1024), "\"auto\"", "Number of packet workers."),
+    key("workers", Kind::AutoOr(64), "1", "Number of packet workers; `auto` is one for two processors."),
     key(
         "ftp",
         Kind::Bool,
@@ -143,7 +143,7 @@ const PORT: &[Key] = &[
     key("gateway", Kind::Text(Form::Ip4), "\"192.0.2.1\"", "Default gateway, IPv4."),
     key("gateway6", Kind::Text(Form::Ip6), "\"2001:db8::1\"", "Default gateway, IPv6."),
     key("mtu", Kind::Int(68, 65535), "1500", "Largest IP packet; default: the device's."),
-    key("queues", Kind::Int(1, 256), "1", "TAP queues, fanout sockets or XDP queues."),
+    key("queues", Kind::Int(1, 64), "", "TAP queues, fanout sockets or XDP queues: one for each worker."),
     key("offload", Kind::Choice(&["auto", "on", "off"]), "\"auto\"", "Large packets and partial checksums."),
     key("guard", Kind::Bool, "false", "Keep the kernel from answering the same packets (nftables rule)."),
     key(

@@ -48,8 +48,6 @@ pub struct PortSetup {
     pub gateway6: Option<Ipv6Addr>,
     /// Largest IP packet; `None` = the device's.
     pub mtu: Option<u32>,
-    /// Queues of the device.
-    pub queues: u32,
     /// Large packets and partial checksums where the device has them.
     pub offload: OffloadMode,
     /// Keep the kernel from answering the same packets.
@@ -69,7 +67,7 @@ pub struct PortSetup {
 pub struct Plan {
     /// Hard bound of the connection table.
     pub connection_limit: u32,
-    /// Packet workers; `None` = as many as are useful.
+    /// Packet workers; `None` = as many as are useful here.
     pub workers: Option<u32>,
     /// Path of the control socket.
     pub control: Option<String>,

@@ -60,11 +60,13 @@ pub mod flag {
     pub const AWAITED: u16 = 4096;
     /// A data connection of a helped one (kernel: `cp->control`).
     pub const CHILD: u16 = 2048;
+    /// One of its keys is steered to another worker.
+    pub const FOREIGN: u16 = 8192;
 
     // no two share a bit
-    const ALL: [u16; 13] = [
+    const ALL: [u16; 14] = [
         LIVE, INACTIVE, NO_OUTPUT, TWO_KEYS, FULLNAT, BOUND, BYPASS, TUNNEL, CONTROLLED, UNASSURED, HELPED,
-        AWAITED, CHILD,
+        AWAITED, CHILD, FOREIGN,
     ];
     const _: () = {
         let (mut i, mut seen) = (0, 0);

@@ -15,6 +15,7 @@
 use std::hint::black_box;
 
 use super::family::IpFamily;
+use super::input::Arrival;
 use super::{Core, DropReason, Engine, PortId, Verdict};
 use crate::addr::Mac;
 use crate::buf::{Csum, Out, PacketBuf};
@@ -37,6 +38,8 @@ pub(super) struct Turn {
     pub now: Mono,
     pub tick: Tick,
     pub port: PortId,
+    /// Other workers gave the packets to us: they are ours.
+    handed: bool,
     /// Station of the port, where ordinary frames may take the express lane.
     station: Option<Station>,
     /// IPVS is awake: it sleeps while there is no service, its connections are not looked at then.
@@ -100,7 +103,7 @@ impl Engine {
     #[inline]
     pub fn on_packet(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
         let mut verdict = [Verdict::Drop(DropReason::DeviceDown)];
-        self.wave(now, port, std::slice::from_mut(pkt), &mut verdict, out);
+        self.wave(now, port, false, std::slice::from_mut(pkt), &mut verdict, out);
         verdict[0]
     }
 
@@ -115,11 +118,12 @@ impl Engine {
         out: &mut Out,
     ) {
         for (burst, verdicts) in burst.chunks_mut(WAVE).zip(verdicts.chunks_mut(WAVE)) {
-            self.wave(now, port, burst, verdicts, out);
+            self.wave(now, port, false, burst, verdicts, out);
         }
     }
 
-    fn wave(
+    /// Packets that other workers read and that are ours; otherwise as [`Engine::on_burst`].
+    pub fn on_handed(
         &mut self,
         now: Mono,
         port: PortId,
@@ -127,10 +131,24 @@ impl Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
+        for (burst, verdicts) in burst.chunks_mut(WAVE).zip(verdicts.chunks_mut(WAVE)) {
+            self.wave(now, port, true, burst, verdicts, out);
+        }
+    }
+
+    fn wave(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        handed: bool,
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+        out: &mut Out,
+    ) {
         let Engine { snap, core } = self;
         core.now = now;
         let before = out.len();
-        let turn = core.turn(snap, now, port);
+        let turn = Turn { handed, ..core.turn(snap, now, port) };
         let mut looks = [Look::NOTHING; WAVE];
         for (i, (look, pkt)) in looks.iter_mut().zip(burst.iter()).enumerate() {
             *look = core.look(&turn, i, pkt);
@@ -159,13 +177,13 @@ impl Engine {
 }
 
 impl Core {
-    fn turn(&self, snap: &Snapshot, now: Mono, port: PortId) -> Turn {
+    pub(super) fn turn(&self, snap: &Snapshot, now: Mono, port: PortId) -> Turn {
         let awake = !snap.services.is_empty();
         let station = match self.host.station(port) {
             Some((Link::Ethernet, mac)) if awake && !self.defense.long_way => Some(Station::of(mac)),
             _ => None,
         };
-        Turn { now, tick: Tick::of(now), port, station, awake }
+        Turn { now, tick: Tick::of(now), port, handed: false, station, awake }
     }
 
     /// Looks at one frame; what is found of one that is not ordinary is kept at place `i`.
@@ -200,7 +218,7 @@ impl Core {
         Look { hash: sight.hash, kind: Kind::Other(sight.family()) }
     }
 
-    fn sight(&self, turn: &Turn, frame: &[u8]) -> Sight {
+    pub(super) fn sight(&self, turn: &Turn, frame: &[u8]) -> Sight {
         let nothing = |why| Sight { found: Err(why), ..Sight::NOTHING };
         let Some(&link) = self.links.get(usize::from(turn.port.0)) else {
             return nothing(DropReason::DeviceDown);
@@ -240,7 +258,8 @@ impl Core {
             Some(sight) if matches!(look.kind, Kind::Other(_)) => *sight,
             _ => self.sight(turn, pkt.bytes()),
         };
-        let verdict = self.packet(snap, turn.now, turn.port, &sight, pkt, out);
+        let at = Arrival { now: turn.now, port: turn.port, largest: 0, handed: turn.handed };
+        let verdict = self.packet(snap, at, &sight, pkt, out);
         self.count(verdict);
         verdict
     }

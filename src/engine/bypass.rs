@@ -29,7 +29,7 @@ impl Core {
         if service.spec.one_packet && proto == Proto::Udp {
             return self.pass::<A>(at, meta, pkt, out);
         }
-        if self.tables.len() >= self.limit as usize {
+        if self.live() >= self.limit as usize {
             return Verdict::Drop(DropReason::TableFull);
         }
         let state = State::initial(proto);
@@ -45,7 +45,7 @@ impl Core {
         let Ok(slot) = A::table(&mut self.tables).open(at.now, &new) else {
             return Verdict::Drop(DropReason::TableFull);
         };
-        self.counters.opened += 1;
+        self.count_opened::<A>(slot);
         self.bypassing::<A>(snap, at, meta, pkt, slot, out)
     }
 

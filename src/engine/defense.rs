@@ -112,7 +112,7 @@ impl Core {
             return;
         }
         self.defense.next = now + TICK;
-        self.defense.set(&snap.sysctl, self.tables.len(), self.limit);
+        self.defense.set(&snap.sysctl, self.live(), self.limit);
         if self.defense.scanning {
             self.drop_entries::<u32>(snap, now);
             self.drop_entries::<u128>(snap, now);
@@ -137,7 +137,7 @@ impl Core {
 
     /// Sets the levels at once: a switch was changed.
     pub(super) fn set_defense(&mut self, snap: &Snapshot) {
-        self.defense.set(&snap.sysctl, self.tables.len(), self.limit);
+        self.defense.set(&snap.sysctl, self.live(), self.limit);
     }
 }
 

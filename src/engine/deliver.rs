@@ -294,7 +294,7 @@ fn send_piece(
 ) {
     match piece.edit(|p| host.transmit(at.now, route, p, l3, on_fail, out)) {
         Verdict::Send(port) => out.push(port, piece),
-        Verdict::Taken(_) => out.recycle(piece),
+        Verdict::Taken(_) | Verdict::HandTo(_) => out.recycle(piece),
         Verdict::Drop(why) => {
             host.drops.count(why);
             out.recycle(piece);

@@ -2,6 +2,7 @@
 
 use super::family::IpFamily;
 use super::input::Arrival;
+use super::post::Recipient;
 use super::{Core, DropReason, Taken, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::host::IcmpError;
@@ -42,7 +43,8 @@ impl Core {
         };
         let bytes = whole.bytes().len();
         self.tell_fragment(meta, || format!("the last one: a datagram in a frame of {bytes} bytes"));
-        let at = Arrival { largest: largest.min(usize::from(u16::MAX)) as u16, ..at };
+        // the fragments were ours, the datagram may be another worker's
+        let at = Arrival { largest: largest.min(usize::from(u16::MAX)) as u16, handed: false, ..at };
         let link = self.links[usize::from(at.port.0)];
         let verdict = whole.edit(|p| match parse(p.bytes(), link) {
             Ok(Parsed::Ip(meta)) if !meta.is_fragment() => {
@@ -56,6 +58,10 @@ impl Core {
             Verdict::Send(port) => {
                 out.push(port, whole);
                 Verdict::Taken(Taken::Split)
+            }
+            Verdict::HandTo(worker) => {
+                self.hand(Recipient::Worker(worker), at, whole);
+                Verdict::Taken(Taken::Handed)
             }
             other => {
                 out.recycle(whole);

@@ -30,7 +30,7 @@ use crate::conn::state::State;
 use crate::conn::table::{Conn, ConnId, NewConn, OpenError, Side, Table, flag};
 use crate::host::FtpHelper;
 use crate::nat::ftp::{self, Command, Passive, Place, Shift};
-use crate::nat::pool::{PORTS, Remote};
+use crate::nat::pool::Remote;
 use crate::svc::snapshot::FTP;
 use crate::svc::{Dest, Proto, ServiceKey, Snapshot};
 use crate::time::{Mono, Span};
@@ -321,7 +321,7 @@ impl Core {
             }
         };
         dest.bind(true);
-        self.counters.opened += 1;
+        self.count_opened::<A>(slot);
         self.ftp.awaited += usize::from(flags & flag::AWAITED != 0);
         let id = A::table(&mut self.tables).id(slot);
         self.ftp.parents.insert((A::V6, id), parent);
@@ -340,8 +340,8 @@ impl Core {
         let pool = self.pools.get_mut(usize::from(port.0)).ok_or(DropReason::NoLocalAddress)?;
         let remote = Remote { proto: Proto::Tcp, ip: dest.spec.ip, port: rport };
         let free = (0..LOCAL_PORTS_TRIED).find_map(|_| {
-            let span = u64::from(PORTS.end() - PORTS.start()) + 1;
-            let lport = PORTS.start() + (self.random.next() % span) as u16;
+            let (first, last) = (*pool.ports().start(), *pool.ports().end());
+            let lport = first + (self.random.next() % (u64::from(last - first) + 1)) as u16;
             pool.claim(remote, control.local.ip(), lport).then_some((control.local, lport))
         });
         free.ok_or(DropReason::LocalPortsExhausted)
@@ -379,9 +379,14 @@ impl Core {
         if side != Side::Client || table.get(slot).flags & flag::AWAITED == 0 {
             return None;
         }
+        let before = *table.get(slot);
         table.set_client_port(slot, tuple.sport).ok()?;
-        table.get_mut(slot).flags &= !flag::AWAITED;
+        table.get_mut(slot).flags &= !(flag::AWAITED | flag::FOREIGN);
         self.ftp.awaited -= 1;
+        if before.flags & flag::FOREIGN != 0 {
+            self.withdraw_keys(&before);
+        }
+        self.publish_keys::<A>(slot);
         Some(slot)
     }
 

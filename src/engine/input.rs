@@ -2,6 +2,7 @@
 
 use super::burst::Sight;
 use super::family::IpFamily;
+use super::steer::is_neighbor_discovery;
 use super::{Core, DropReason, PortId, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::table::Side;
@@ -18,6 +19,8 @@ pub(super) struct Arrival {
     pub port: PortId,
     /// IP length of the largest fragment of a reassembled datagram; 0 for a packet that came whole.
     pub largest: u16,
+    /// Another worker gave it to us: it is ours.
+    pub handed: bool,
 }
 
 impl Arrival {
@@ -35,18 +38,22 @@ impl Core {
     pub(super) fn packet(
         &mut self,
         snap: &Snapshot,
-        now: Mono,
-        port: PortId,
+        at: Arrival,
         look: &Sight,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
         let meta = match look.found {
             Ok(Parsed::Ip(meta)) => meta,
-            Ok(Parsed::Arp(at)) => return self.host.arp_in(now, port, pkt, at, out),
+            Ok(Parsed::Arp(offset)) => {
+                if let Some(verdict) = self.spread(at, pkt, out) {
+                    return verdict;
+                }
+                return self.host.arp_in(at.now, at.port, pkt, offset, out);
+            }
             Ok(Parsed::Other(_)) => return Verdict::Drop(DropReason::EtherType),
             Err(DropReason::ShortTransport) if !look.group => {
-                return self.stub(snap, Arrival { now, port, largest: 0 }, pkt, out);
+                return self.stub(snap, at, pkt, out);
             }
             Err(why) => return Verdict::Drop(why),
         };
@@ -55,8 +62,12 @@ impl Core {
         if !pkt.offload.lies_within(pkt.len()) {
             return Verdict::Drop(DropReason::BadOffload);
         }
-        let at = Arrival { now, port, largest: 0 };
         if look.group {
+            if is_neighbor_discovery(pkt.bytes(), &meta)
+                && let Some(verdict) = self.spread(at, pkt, out)
+            {
+                return verdict;
+            }
             return self.group(at, &meta, pkt, out);
         }
         match meta.family {
@@ -77,6 +88,9 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         if meta.is_fragment() {
+            if let Some(verdict) = self.steered(at, &meta, pkt, out) {
+                return verdict;
+            }
             return self.fragment::<A>(snap, at, &meta, pkt, out);
         }
         // IPVS sleeps while there is no service: its connections are not looked at (6-service-removed)
@@ -85,12 +99,18 @@ impl Core {
         {
             let tuple = A::tuple(pkt.bytes(), &meta);
             let Some((slot, side)) = A::table(&mut self.tables).find(hash, &tuple) else {
+                if let Some(verdict) = self.steered(at, &meta, pkt, out) {
+                    return verdict;
+                }
                 return self.unknown::<A>(snap, at, meta, pkt, Some(proto), out);
             };
             return match side {
                 Side::Client => self.inbound::<A>(snap, at, meta, pkt, slot, out),
                 Side::Real => self.outbound::<A>(snap, at, meta, pkt, slot, out),
             };
+        }
+        if let Some(verdict) = self.steered(at, &meta, pkt, out) {
+            return verdict;
         }
         self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out)
     }

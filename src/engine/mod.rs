@@ -27,12 +27,14 @@ mod outbound;
 mod own;
 mod path_mtu;
 mod persist;
+pub mod post;
 #[cfg(test)]
 mod properties;
 mod related;
 mod rows;
 mod schedule;
 mod sip;
+pub mod steer;
 mod stub;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -58,6 +60,8 @@ pub use verdict::{DropCounters, DropReason, PortId, Taken, Verdict};
 
 use burst::{Sight, WAVE};
 use family::{IpFamily, Tables};
+use post::{HOST, Post};
+use steer::Crew;
 use ways::Ways;
 
 /// What an engine is made with and keeps for life.
@@ -101,10 +105,30 @@ pub struct Counters {
     pub reassembling: u64,
     /// Packets made by the engine: answers, errors, questions, pieces.
     pub made: u64,
+    /// Packets given to the worker they belong to, which counts them as received.
+    pub handed: u64,
     /// Connections opened.
     pub opened: u64,
     /// Connections that expired or were ended.
     pub closed: u64,
+}
+
+impl std::ops::Add for Counters {
+    type Output = Counters;
+    fn add(self, other: Counters) -> Counters {
+        Counters {
+            received: self.received + other.received,
+            forwarded: self.forwarded + other.forwarded,
+            local: self.local + other.local,
+            parked: self.parked + other.parked,
+            split: self.split + other.split,
+            reassembling: self.reassembling + other.reassembling,
+            made: self.made + other.made,
+            handed: self.handed + other.handed,
+            opened: self.opened + other.opened,
+            closed: self.closed + other.closed,
+        }
+    }
 }
 
 /// The director of one worker.
@@ -138,6 +162,8 @@ struct Core {
     /// When schedulers are to forget next.
     sweep_at: Mono,
     ftp: ftp::Ftp,
+    /// With several workers: our place among them.
+    post: Option<Post>,
     random: Random,
     drops: DropCounters,
     counters: Counters,
@@ -155,14 +181,41 @@ impl Engine {
         options: EngineOptions,
         snapshot: Arc<Snapshot>,
     ) -> Result<Engine, std::collections::TryReserveError> {
+        Engine::make(now, options, snapshot, None)
+    }
+    /// One of the engines of a crew: `options.worker` is its place in it, `options.connection_limit` that of
+    /// all together.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn in_crew(
+        now: Mono,
+        options: EngineOptions,
+        snapshot: Arc<Snapshot>,
+        crew: Arc<Crew>,
+    ) -> Result<Engine, std::collections::TryReserveError> {
+        let crew = (crew.workers() > 1).then_some(crew);
+        Engine::make(now, options, snapshot, crew)
+    }
+    fn make(
+        now: Mono,
+        options: EngineOptions,
+        snapshot: Arc<Snapshot>,
+        crew: Option<Arc<Crew>>,
+    ) -> Result<Engine, std::collections::TryReserveError> {
         let mut random = Random(options.seed);
         let key = HashKey(random.next(), random.next());
         let mut host = Host::new(now, snapshot.net.clone(), random.next());
-        host.set_options(options.host);
-        let limit = options.connection_limit.max(1);
+        let workers = crew.as_ref().map_or(1, |crew| u32::from(crew.workers()));
+        let icmp_limit = options.host.icmp_limit.map(|limit| limit.div_ceil(workers));
+        host.set_options(HostOptions { icmp_limit, ..options.host });
+        host.set_silent(workers > 1 && options.worker != HOST);
+        // workers look at the common count each for itself: so many may open a connection in one moment
+        let limit = options.connection_limit.saturating_sub(workers - 1).max(1);
+        let share = if workers == 1 { limit } else { limit.min(limit / workers + limit / 8 + 4096) };
         let tables = Tables {
-            v4: Table::new(now, limit, key)?,
-            v6: Table::new(now, limit, key)?,
+            v4: Table::new(now, share, key)?,
+            v6: Table::new(now, share, key)?,
             control4: Vec::new(),
             control6: Vec::new(),
             elsewhere: 0,
@@ -183,6 +236,7 @@ impl Engine {
             defense: defense::Defense::default(),
             sweep_at: now,
             ftp: ftp::Ftp::default(),
+            post: crew.map(|crew| Post::new(crew, options.worker)),
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),
@@ -212,7 +266,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Mono> {
         let (t, now) = (&self.core.tables, self.core.now);
         let (host, frags) = (self.core.host.poll_timeout(), self.core.frags.poll_timeout());
-        let templates = self.snap.templates.poll_timeout();
+        let templates = self.snap.templates.poll_timeout().filter(|_| self.core.worker == HOST);
         let defense = self.core.defense.poll_timeout(&self.snap.sysctl, t.len());
         [host, frags, defense, templates, t.v4.poll_timeout(now), t.v6.poll_timeout(now)]
             .into_iter()
@@ -228,7 +282,9 @@ impl Engine {
         core.undelivered(&self.snap, out);
         core.expire::<u32>(&self.snap, now);
         core.expire::<u128>(&self.snap, now);
-        core.expire_templates(&self.snap, now);
+        if core.worker == HOST {
+            core.expire_templates(&self.snap, now);
+        }
         core.fragment_timeouts(now, out);
         core.defend(&self.snap, now);
         core.sweep_schedulers(&self.snap, now);
@@ -270,6 +326,34 @@ impl Engine {
         let v4 = t.v4.iter().map(move |(_, c)| rows::row(c, snap, now));
         v4.chain(t.v6.iter().map(move |(_, c)| rows::row(c, snap, now)))
     }
+    /// Compares the counts of real servers with the tables of all engines of a director. As [`Engine::check`].
+    ///
+    /// # Errors
+    /// The first count that is wrong.
+    pub fn check_counts(engines: &[&Engine]) -> Result<(), String> {
+        let Some(first) = engines.first() else { return Ok(()) };
+        for dest in first.snap.dests.iter().flatten() {
+            let (mut active, mut inactive) = (0, 0);
+            let mut add = |id: DestId, flags: u16| {
+                if id == dest.id && flags & flag::BOUND != 0 {
+                    *if flags & flag::INACTIVE != 0 { &mut inactive } else { &mut active } += 1;
+                }
+            };
+            for engine in engines {
+                engine.core.tables.v4.iter().for_each(|(_, c)| add(c.dest, c.flags));
+                engine.core.tables.v6.iter().for_each(|(_, c)| add(c.dest, c.flags));
+            }
+            if (dest.active(), dest.inactive()) != (active, inactive) {
+                return Err(format!(
+                    "{}: counts {}/{}, table {active}/{inactive}",
+                    dest.spec.ip,
+                    dest.active(),
+                    dest.inactive()
+                ));
+            }
+        }
+        Ok(())
+    }
     /// Walks tables and counts and says what does not fit. For tests and fuzzing; slow.
     ///
     /// # Errors
@@ -288,23 +372,9 @@ impl Engine {
         if c.opened - c.closed != core.tables.len() as u64 {
             return Err(format!("{} opened, {} closed, {} live", c.opened, c.closed, core.tables.len()));
         }
-        for dest in self.snap.dests.iter().flatten() {
-            let (mut active, mut inactive) = (0, 0);
-            let mut add = |id: DestId, flags: u16| {
-                if id == dest.id && flags & flag::BOUND != 0 {
-                    *if flags & flag::INACTIVE != 0 { &mut inactive } else { &mut active } += 1;
-                }
-            };
-            core.tables.v4.iter().for_each(|(_, c)| add(c.dest, c.flags));
-            core.tables.v6.iter().for_each(|(_, c)| add(c.dest, c.flags));
-            if (dest.active(), dest.inactive()) != (active, inactive) {
-                return Err(format!(
-                    "{}: counts {}/{}, table {active}/{inactive}",
-                    dest.spec.ip,
-                    dest.active(),
-                    dest.inactive()
-                ));
-            }
+        // the counts of a real server are those of all workers together
+        if core.post.is_none() {
+            Engine::check_counts(&[self])?;
         }
         self.check_templates()?;
         core.ftp_check()?;
@@ -324,6 +394,11 @@ impl Core {
     fn count(&mut self, verdict: Verdict) {
         self.counters.received += 1;
         match verdict {
+            // its owner counts it
+            Verdict::HandTo(_) | Verdict::Taken(Taken::Handed) => {
+                self.counters.received -= 1;
+                self.counters.handed += 1;
+            }
             Verdict::Send(_) => self.counters.forwarded += 1,
             Verdict::Taken(Taken::Local) => self.counters.local += 1,
             Verdict::Taken(Taken::Parked) => self.counters.parked += 1,
@@ -334,6 +409,11 @@ impl Core {
     }
     fn configure(&mut self, now: Mono, snap: &Snapshot) {
         self.set_defense(snap);
+        let worker = self.worker;
+        let ports = self.post.as_mut().map_or(PORTS, |post| {
+            post.configure(snap);
+            post.crew().ports(worker)
+        });
         let net = &snap.net;
         self.ways.clear();
         self.links = net.ports.iter().map(|p| p.link).collect();
@@ -356,7 +436,7 @@ impl Core {
             };
             if self.pools.len() <= i {
                 let seed = (self.random.next(), self.random.next());
-                self.pools.push(LocalPool::new(addresses, PORTS, seed));
+                self.pools.push(LocalPool::new(addresses, ports.clone(), seed));
             } else if self.pools[i].addresses() != addresses {
                 self.pools[i].set_addresses(addresses);
             }
@@ -392,6 +472,12 @@ impl Core {
         let conn = A::table(&mut self.tables).close(slot);
         self.tell_closed(&conn);
         self.counters.closed += 1;
+        if let Some(post) = &self.post {
+            post.crew().closed();
+            if conn.flags & flag::FOREIGN != 0 {
+                self.withdraw_keys(&conn);
+            }
+        }
         if conn.flags & flag::CONTROLLED != 0 {
             self.uncontrol::<A>(slot);
         }

@@ -146,7 +146,7 @@ impl Core {
         self.tell_open(tuple, to, &opened);
         match opened {
             Ok(slot) => {
-                self.opened(&tied.dest, service);
+                self.opened::<A>(slot, &tied.dest, service);
                 self.control::<A>(slot, tied.template);
                 Ok(slot)
             }
@@ -206,7 +206,7 @@ impl Core {
     }
     /// Connections and templates together have one limit.
     pub(super) fn is_full(&self, snap: &Snapshot) -> bool {
-        self.tables.len() + snap.templates.len() >= self.limit as usize
+        self.live() + snap.templates.len() >= self.limit as usize
     }
     /// Ends templates that are due.
     pub(super) fn expire_templates(&mut self, snap: &Snapshot, now: Mono) {

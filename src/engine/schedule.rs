@@ -184,7 +184,7 @@ impl Core {
             self.tell_open(tuple, Placement::of(dest, tuple), &opened);
             match opened {
                 Ok(slot) => {
-                    self.opened(dest, service);
+                    self.opened::<A>(slot, dest, service);
                     return Ok((slot, dest.clone()));
                 }
                 Err(DropReason::ReplyTupleTaken) => {}
@@ -196,11 +196,11 @@ impl Core {
     }
 
     /// A connection was opened: counts it.
-    pub(super) fn opened(&mut self, dest: &Dest, service: &Service) {
+    pub(super) fn opened<A: IpFamily>(&mut self, slot: u32, dest: &Dest, service: &Service) {
+        self.count_opened::<A>(slot);
         dest.bind(false);
         dest.stats.connection(self.worker);
         service.stats.connection(self.worker);
-        self.counters.opened += 1;
     }
 
     pub(super) fn open_at<A: IpFamily>(

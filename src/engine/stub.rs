@@ -54,10 +54,11 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         let tuple = A::tuple(pkt.bytes(), &meta);
-        let table = A::table(&mut self.tables);
-        let Some((slot, Side::Client)) = table.lookup(&tuple).filter(|_| !snap.services.is_empty()) else {
-            return DROP;
+        let found = A::table(&mut self.tables).lookup(&tuple).filter(|_| !snap.services.is_empty());
+        let Some((slot, Side::Client)) = found else {
+            return self.steered(at, &meta, pkt, out).filter(|_| found.is_none()).unwrap_or(DROP);
         };
+        let table = A::table(&mut self.tables);
         let conn = table.get_mut(slot);
         let Some(dest) = snap.dest(conn.dest).filter(|d| d.available) else { return DROP };
         conn.packets = conn.packets.wrapping_add(1);

@@ -1,5 +1,7 @@
 //! What became of a packet. Every packet in ends in exactly one verdict, every drop has one name.
 
+use crate::svc::WorkerId;
+
 /// Index of a port in the configuration's order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u16);
@@ -12,6 +14,8 @@ pub enum Verdict {
     Send(PortId),
     /// The packet was used up here; nothing of it is to be sent by the caller.
     Taken(Taken),
+    /// The packet is another worker's and is to be given to it as it is. Only with several workers.
+    HandTo(WorkerId),
     /// The packet is dropped.
     Drop(DropReason),
 }
@@ -27,6 +31,8 @@ pub enum Taken {
     Split,
     /// It is a fragment kept until its datagram is complete.
     Reassembling,
+    /// It completed a datagram that was given to the worker it belongs to. Only with several workers.
+    Handed,
 }
 
 macro_rules! drop_reasons {
@@ -144,6 +150,8 @@ drop_reasons! {
     DropPacketDefence = "drop_packet_defence",
     /// The persistence engine did not find what it needs in the packet.
     PersistenceData = "persistence_data",
+    /// The worker that the packet belongs to has too many waiting already.
+    HandoverFull = "handover_full",
     /// The device refused the packet (queue full).
     DeviceFull = "device_full",
     /// The device refused the packet (too long, or an offload it cannot do).

@@ -53,8 +53,10 @@ impl Host {
                 target_mac: arp.sender_mac,
                 target_ip: arp.sender_ip,
             };
-            self.counters.answers += 1;
-            self.send_frame(port, &reply.frame(arp.sender_mac), out);
+            if !self.silent {
+                self.counters.answers += 1;
+                self.send_frame(port, &reply.frame(arp.sender_mac), out);
+            }
             return Verdict::Taken(Taken::Local);
         }
         // the noise of a link: of use only when it is about a neighbour we have
@@ -160,6 +162,9 @@ impl Host {
     }
 
     fn conflict(&mut self, port: PortId, ip: IpAddr, mac: Mac) {
+        if self.silent {
+            return;
+        }
         self.counters.conflicts += 1;
         let event = HostEvent::AddressConflict { port, ip, mac };
         if !self.events.contains(&event) {
@@ -176,7 +181,10 @@ impl Host {
         solicited: bool,
         out: &mut Out,
     ) {
-        let Some(&(Link::Ethernet, mac)) = self.links.get(usize::from(port.0)) else { return };
+        let Some(&(Link::Ethernet, mac)) = self.links.get(usize::from(port.0)).filter(|_| !self.silent)
+        else {
+            return;
+        };
         let answer = Ndp::Advertise {
             target,
             target_mac: Some(mac),
@@ -207,7 +215,7 @@ impl Host {
         for at in 0..self.links.len() {
             let port = PortId(at as u16);
             let (link, mac) = self.links[at];
-            if link != Link::Ethernet || !self.own.answers(port, ip) {
+            if self.silent || link != Link::Ethernet || !self.own.answers(port, ip) {
                 continue;
             }
             match ip {

@@ -141,6 +141,8 @@ pub struct Host {
     neighbors: Neighbors,
     vips: Vec<Vip>,
     options: HostOptions,
+    /// Somebody else answers for our addresses.
+    silent: bool,
     folded: Folded,
     random: Random,
     /// Theoretical arrival time of the rate limit (GCRA).
@@ -170,6 +172,7 @@ impl Host {
             neighbors: Neighbors::new(folded),
             vips: Vec::new(),
             options: HostOptions::default(),
+            silent: false,
             folded,
             random: Random::new(seed ^ 0x6c76_735f_686f_7374),
             limit_tat: now,
@@ -194,6 +197,12 @@ impl Host {
     /// Sets what is left to choice.
     pub fn set_options(&mut self, options: HostOptions) {
         self.options = options;
+    }
+
+    /// A silent host answers and announces no address, and reports no conflict: another one does, and this
+    /// one only learns from what it hears.
+    pub fn set_silent(&mut self, silent: bool) {
+        self.silent = silent;
     }
 
     /// Takes another plan. Ports are matched by name; neighbours learnt on a port that stays, and that

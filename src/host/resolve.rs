@@ -170,7 +170,7 @@ impl Host {
         let port = route.port;
         match packet.edit(|p| self.transmit(now, route, p, 0, OnFail::Nothing, out)) {
             Verdict::Send(_) => out.push(port, packet),
-            Verdict::Taken(_) => out.recycle(packet),
+            Verdict::Taken(_) | Verdict::HandTo(_) => out.recycle(packet),
             Verdict::Drop(why) => {
                 self.drops.count(why);
                 out.recycle(packet);

@@ -135,13 +135,29 @@ impl Guard {
     /// `nft` is missing or refused.
     pub fn install(port: &Exposure, addresses: &[IpAddr]) -> Result<Guard, OpenError> {
         let table = table_name(&port.interface);
-        let kernel = kernel_addresses().unwrap_or_default();
-        let own: Vec<IpAddr> =
-            kernel.into_iter().map(|(_, ip)| ip).filter(|ip| !addresses.contains(ip)).collect();
         let ns = NetNs::current().map_err(|e| OpenError::plain(WHAT, &e))?;
-        run(&ns, &rules(&table, port, addresses, &own))?;
+        run(&ns, &rules(&table, port, addresses, &kernel_besides(addresses)))?;
         Ok(Guard { table, ns })
     }
+
+    /// Makes installed rules those for other `addresses`, all in one transaction of `nft`: there is no moment
+    /// without a rule, and when it is refused the old ones stay. `ports` in the order of the guards.
+    ///
+    /// # Errors
+    /// `nft` refused.
+    pub fn renew(guards: &[Guard], ports: &[&Exposure], addresses: &[IpAddr]) -> Result<(), OpenError> {
+        let Some(first) = guards.first() else { return Ok(()) };
+        let own = kernel_besides(addresses);
+        let script: String =
+            guards.iter().zip(ports).map(|(g, port)| rules(&g.table, port, addresses, &own)).collect();
+        run(&first.ns, &script)
+    }
+}
+
+/// The kernel's addresses that are not the director's.
+fn kernel_besides(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let kernel = kernel_addresses().unwrap_or_default();
+    kernel.into_iter().map(|(_, ip)| ip).filter(|ip| !addresses.contains(ip)).collect()
 }
 
 impl Drop for Guard {

@@ -14,11 +14,13 @@ use arrayvec::ArrayVec;
 
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, MAX_FRAME, PacketBuf};
+use crate::engine::steer::Outline;
 use crate::host::OffloadCaps;
 use crate::time::Mono;
 use crate::wire::Link;
 
 pub mod error;
+pub mod fanout;
 pub mod fit;
 pub mod guard;
 pub mod mac;
@@ -118,6 +120,18 @@ pub trait Port: Send {
         packets: &mut [&mut PacketBuf<'_>],
         report: &mut SendReport,
     ) -> Result<(), PortError>;
+    /// Another queue of the same device, for another worker; `None` when it has one only. The first
+    /// one must have been opened for several.
+    ///
+    /// # Errors
+    /// The device refuses.
+    fn another(&self) -> Result<Option<Box<dyn Port>>, OpenError> {
+        Ok(None)
+    }
+    /// Has the device give packets to the queue of the worker they belong to, where it can.
+    fn steer(&mut self, outline: &Outline) {
+        let _ = outline;
+    }
     /// Tries to get the device back after a [`PortError`]; `Ok` when it works again.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use arrayvec::ArrayVec;
 
 use super::error::{Meaning, broken, meaning};
+use super::fanout::Fanout;
 use super::sys::{link, packet as sys};
 use super::tuntap::framed;
 use super::{
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, Offload, PacketBuf};
+use crate::engine::steer::Outline;
 use crate::host::OffloadCaps;
 use crate::wire::Link;
 
@@ -36,6 +38,10 @@ pub struct PacketConfig {
     pub mac: MacChoice,
     /// 64 KiB packets and partial checksums.
     pub offload: OffloadMode,
+    /// The group it shares the interface with, when there are several queues.
+    pub fanout: Option<Fanout>,
+    /// Number of this queue in the group.
+    pub queue: u16,
 }
 
 /// A raw socket bound to an interface.
@@ -117,7 +123,11 @@ fn info(name: &str, device: Mac, mac: Mac, vnet: bool) -> PortInfo {
 /// A socket with all options, bound last so that nothing arrives before the filter is in place.
 fn socket(config: &PacketConfig, mac: Mac) -> io::Result<(OwnedFd, bool)> {
     let ifindex = link::index(&config.interface)?;
-    let socket = sys::open()?;
+    configure(sys::open()?, config, mac, ifindex)
+}
+
+/// Sets all options of a fresh socket.
+fn configure(socket: OwnedFd, config: &PacketConfig, mac: Mac, ifindex: u32) -> io::Result<(OwnedFd, bool)> {
     let fd = socket.as_fd();
     sys::ignore_outgoing(fd)?;
     let vnet = config.offload != OffloadMode::Off && sys::set_vnet(fd).is_ok();
@@ -125,9 +135,21 @@ fn socket(config: &PacketConfig, mac: Mac) -> io::Result<(OwnedFd, bool)> {
         sys::set_auxdata(fd)?;
     }
     sys::set_buffers(fd, BUFFER);
-    sys::station_filter(fd, mac)?;
-    sys::receive_for(fd, ifindex, mac)?;
-    sys::bind(fd, ifindex)?;
+    match &config.fanout {
+        // only a bound socket can join a group, and until then it would get what is the others'
+        Some(fanout) => {
+            sys::refuse_all(fd)?;
+            sys::receive_for(fd, ifindex, mac)?;
+            sys::bind(fd, ifindex)?;
+            fanout.join(fd, config.queue)?;
+            sys::station_filter(fd, mac)?;
+        }
+        None => {
+            sys::station_filter(fd, mac)?;
+            sys::receive_for(fd, ifindex, mac)?;
+            sys::bind(fd, ifindex)?;
+        }
+    }
     Ok((socket, vnet))
 }
 
@@ -228,6 +250,20 @@ impl Port for PacketPort {
         Ok(())
     }
 
+    fn another(&self) -> Result<Option<Box<dyn Port>>, OpenError> {
+        let Some(fanout) = &self.config.fanout else { return Ok(None) };
+        let queue = fanout.next_queue();
+        Ok(Some(Box::new(PacketPort::open(&PacketConfig { queue, ..self.config.clone() })?)))
+    }
+
+    fn steer(&mut self, outline: &Outline) {
+        if let Some(fanout) = &self.config.fanout
+            && let Err(error) = fanout.steer(self.fd.as_fd(), outline)
+        {
+            tracing::debug!(port = %self.info.name, %error, "the kernel does not steer, packets are handed over");
+        }
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
         let name = &self.config.interface;
         let device =
@@ -237,6 +273,10 @@ impl Port for PacketPort {
         }
         // the director keeps its MAC even when an interface it was inherited from came back with another
         let mac = self.info.mac.unwrap_or(device);
+        if self.config.fanout.is_some() {
+            // its place in the group of an interface that is gone keeps the others from a new one
+            self.fd = sys::open()?;
+        }
         let (fd, vnet) = socket(&self.config, mac)?;
         self.fd = fd;
         self.vnet = vnet;

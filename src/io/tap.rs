@@ -91,6 +91,10 @@ impl Port for TapPort {
     ) -> Result<(), PortError> {
         self.queue.send(packets, Link::Ethernet, report)
     }
+    fn another(&self) -> Result<Option<Box<dyn Port>>, OpenError> {
+        let queue = self.queue.another()?;
+        Ok(Some(Box::new(TapPort { queue, info: self.info.clone() })))
+    }
     fn reopen(&mut self) -> io::Result<()> {
         self.queue.reopen()?;
         let mac = self.info.mac.unwrap_or_default();

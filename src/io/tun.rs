@@ -79,6 +79,10 @@ impl Port for TunPort {
     ) -> Result<(), PortError> {
         self.queue.send(packets, Link::Ip, report)
     }
+    fn another(&self) -> Result<Option<Box<dyn Port>>, OpenError> {
+        let queue = self.queue.another()?;
+        Ok(Some(Box::new(TunPort { queue, info: self.info.clone() })))
+    }
     fn reopen(&mut self) -> io::Result<()> {
         self.queue.reopen()?;
         self.info = info(&self.queue);

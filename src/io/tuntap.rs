@@ -112,6 +112,12 @@ impl Queue {
         Ok(())
     }
 
+    /// One more queue of the device.
+    pub(super) fn another(&self) -> Result<Queue, OpenError> {
+        let wish = Wish { name: self.name.clone(), multi_queue: true, ..self.wish.clone() };
+        Ok(Queue { found: self.found, ..Queue::open(&wish)? })
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -271,7 +277,11 @@ fn explain(wish: &Wish, what: String, e: &io::Error) -> OpenError {
         ),
         (_, Some(libc::EINVAL)) => (
             format!("an interface {name} of another kind or with other flags exists"),
-            format!("choose another name, or delete it: `ip link delete {name}`"),
+            if wish.multi_queue {
+                format!("with several workers it has to be made with `ip tuntap add dev {name} mode {lower} multi_queue`; or choose another name, or workers = 1")
+            } else {
+                format!("choose another name, or delete it: `ip link delete {name}`")
+            },
         ),
         _ => return OpenError::plain(what, e),
     };

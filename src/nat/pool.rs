@@ -122,6 +122,11 @@ impl LocalPool {
         self.addresses.iter().any(|a| a.is_ipv6() == v6)
     }
 
+    /// The local ports.
+    pub fn ports(&self) -> &RangeInclusive<u16> {
+        &self.ports
+    }
+
     /// The LIPs.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
@@ -304,7 +309,7 @@ fn first_bit(words: &[u64], start: usize) -> Option<usize> {
 
 /// Remotes can be chosen by clients (services on all ports), so the hash has a secret key.
 #[derive(Clone, Debug)]
-struct Keyed(u64, u64);
+pub(crate) struct Keyed(pub u64, pub u64);
 
 impl BuildHasher for Keyed {
     type Hasher = SipHasher13;

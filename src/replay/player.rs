@@ -216,7 +216,7 @@ impl<'s, 't> Player<'s, 't> {
         let verdict = self.engine.on_packet(self.now, PortId(port as u16), &mut packet, &mut self.out);
         let sent = match verdict {
             Verdict::Send(port) => Some((port, packet.bytes().to_vec())),
-            Verdict::Taken(_) | Verdict::Drop(_) => None,
+            Verdict::Taken(_) | Verdict::HandTo(_) | Verdict::Drop(_) => None,
         };
         if !told.is_ok_and(|t| t.verdict == verdict && t.output == sent) {
             return Err(Stop::Differs("the packet was explained otherwise".to_owned()));

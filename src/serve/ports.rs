@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::doc::Device;
 use crate::config::plan::PortSetup;
 use crate::failure::Failure;
+use crate::io::fanout::Fanout;
 use crate::io::packet::PacketConfig;
 use crate::io::sys::netlink::Netlink;
 use crate::io::tap::TapConfig;
@@ -14,8 +15,8 @@ use crate::io::{OpenError, PacketPort, Port, TapPort, TunPort, XdpPort};
 
 /// An open port.
 pub struct Opened {
-    /// The port.
-    pub port: Box<dyn Port>,
+    /// A queue of it for each worker.
+    pub queues: Vec<Box<dyn Port>>,
     /// What it is, for people: `tap`, `xdp (native, copy)`; for `device` with the reason.
     pub kind: String,
     /// Of an XDP port: the program that has to be told what belongs to the director.
@@ -23,38 +24,49 @@ pub struct Opened {
 }
 
 impl Opened {
-    fn plain(port: impl Port + 'static, kind: impl Into<String>) -> Opened {
-        Opened { port: Box::new(port), kind: kind.into(), filter: None }
+    fn plain(port: impl Port + 'static, kind: impl Into<String>, workers: u16) -> Result<Opened, OpenError> {
+        let mut queues: Vec<Box<dyn Port>> = vec![Box::new(port)];
+        for _ in 1..workers {
+            queues.extend(queues[0].another()?);
+        }
+        Ok(Opened { queues, kind: kind.into(), filter: None })
     }
-    fn xdp(port: XdpPort, note: &str) -> Opened {
-        let (kind, filter) = (format!("xdp ({}{note})", port.how()), Some(port.filter().clone()));
-        Opened { port: Box::new(port), kind, filter }
+    fn xdp(ports: Vec<XdpPort>, note: &str) -> Opened {
+        let how = ports.first().map_or_else(String::new, |port| port.how());
+        let filter = ports.first().map(|port| port.filter().clone());
+        let queues = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
+        Opened { queues, kind: format!("xdp ({how}{note})"), filter }
     }
 }
 
-/// Opens a port.
+/// Opens a port for so many workers.
 ///
 /// # Errors
 /// Why not, with the remedy.
-pub fn open(setup: &PortSetup) -> Result<Opened, Failure> {
+pub fn open(setup: &PortSetup, workers: u16) -> Result<Opened, Failure> {
     let (mac, offload, mtu) = (setup.mac, setup.offload, setup.mtu);
-    let packet = |name: &String| PacketPort::open(&PacketConfig { interface: name.clone(), mac, offload });
+    let multi_queue = workers > 1;
+    let packet = |name: &String| {
+        let fanout = multi_queue.then(Fanout::default);
+        PacketPort::open(&PacketConfig { interface: name.clone(), mac, offload, fanout, queue: 0 })
+    };
     let xdp = |name: &String, mode| {
         let busy_poll = setup.busy_poll;
-        XdpPort::open(&XdpConfig { interface: name.clone(), mac, mode, busy_poll })
+        let config = XdpConfig { interface: name.clone(), mac, mode, busy_poll };
+        XdpPort::open_queues(&config, usize::from(workers))
     };
     Ok(match &setup.device {
         Device::Tap(name) => {
-            let config = TapConfig { name: name.clone(), mac, mtu, offload, ..TapConfig::default() };
-            Opened::plain(TapPort::open(&config)?, "tap")
+            let config = TapConfig { name: name.clone(), mac, mtu, offload, multi_queue };
+            Opened::plain(TapPort::open(&config)?, "tap", workers)?
         }
         Device::Tun(name) => {
-            let config = TunConfig { name: name.clone(), mtu, offload, ..TunConfig::default() };
-            Opened::plain(TunPort::open(&config)?, "tun")
+            let config = TunConfig { name: name.clone(), mtu, offload, multi_queue };
+            Opened::plain(TunPort::open(&config)?, "tun", workers)?
         }
         Device::Packet(name) => {
             exists(name)?;
-            Opened::plain(packet(name)?, "packet")
+            Opened::plain(packet(name)?, "packet", workers)?
         }
         Device::Xdp(name) => {
             exists(name)?;
@@ -63,8 +75,8 @@ pub fn open(setup: &PortSetup) -> Result<Opened, Failure> {
         Device::Auto(name) => {
             exists(name)?;
             match choose(local_peers(name), || xdp(name, XdpMode::Native)) {
-                Ok(port) => Opened::xdp(port, ": the fastest that works here"),
-                Err(why) => Opened::plain(packet(name)?, format!("packet (not xdp: {why})")),
+                Ok(ports) => Opened::xdp(ports, ": the fastest that works here"),
+                Err(why) => Opened::plain(packet(name)?, format!("packet (not xdp: {why})"), workers)?,
             }
         }
     })

@@ -13,12 +13,13 @@ use super::workers::Workers;
 use crate::config::Plan;
 use crate::config::plan::PortSetup;
 use crate::ctl::State;
-use crate::engine::{Engine, EngineOptions, PortId};
+use crate::engine::steer::{Crew, MAX_WORKERS};
+use crate::engine::{Counters, Engine, EngineOptions, PortId};
 use crate::failure::Failure;
 use crate::host::NetPlan;
 use crate::io::guard::{self, Exposure, Guard};
 use crate::io::{Port, PortInfo};
-use crate::svc::{Catalog, DestSpec, ServiceKey, ServiceSpec, Snapshot};
+use crate::svc::{Catalog, DestSpec, ServiceKey, ServiceSpec, Snapshot, WorkerId};
 use crate::worker::{self, clock};
 
 /// Lines about single services at the start; with more of them only their number is said.
@@ -28,6 +29,8 @@ const SERVICE_LINES: usize = 20;
 pub struct Running {
     setups: Vec<PortSetup>,
     connection_limit: u32,
+    /// Workers as configured, `None` for `auto`.
+    wanted: Option<u32>,
     infos: Vec<PortInfo>,
     /// What the ports are, for people.
     kinds: Vec<String>,
@@ -45,46 +48,46 @@ impl Running {
     /// # Errors
     /// What is not to be had. Everything that was set up until then is taken back.
     pub fn start(plan: Plan) -> Result<(Running, State), Failure> {
-        let (mut ports, mut kinds, mut filters) =
-            (Vec::<Box<dyn Port>>::new(), Vec::new(), Filters::default());
-        for (i, setup) in plan.ports.iter().enumerate() {
-            let opened = ports::open(setup)?;
-            if let Some(filter) = opened.filter {
-                filters.add(PortId(i as u16), filter);
-            }
-            ports.push(opened.port);
-            kinds.push(opened.kind);
-        }
-        let infos: Vec<PortInfo> = ports.iter().map(|p| p.info().clone()).collect();
+        let Devices { posts, infos, kinds, mut filters } = Devices::open(&plan)?;
+        let workers = posts.len() as u16;
         let setups = plan.ports.clone();
-        let connection_limit = plan.connection_limit;
+        let (connection_limit, wanted) = (plan.connection_limit, plan.workers);
         let net = network(&plan, &infos)?;
-        let mut state = State::new(plan, Catalog::new(Arc::new(net)))
+        let mut state = State::new(plan, Catalog::new(Arc::new(net)).with_workers(workers))
             .map_err(|e| Failure::wrong("configuration", e.to_string(), ""))?;
         let vips = state.vips();
         let addresses = own_addresses(&setups, &vips);
         let guards = guards(&setups, &infos, &addresses)?;
         let now = clock::now();
-        let options = EngineOptions { connection_limit, seed: seed()?, ..EngineOptions::default() };
+        let crew = Arc::new(Crew::new(workers, seed()?));
         let snapshot = state.catalog.commit();
         filters.update(&snapshot)?;
-        let engine = Engine::new(now, options, snapshot).map_err(|e| {
-            Failure::run(
-                format!("cannot reserve memory for {connection_limit} connections"),
-                e.to_string(),
-                "lower connection_limit in [director]",
-            )
-        })?;
+        let mut crewed = Vec::new();
+        for (i, queues) in posts.into_iter().enumerate() {
+            let worker = WorkerId(i as u16);
+            let options =
+                EngineOptions { connection_limit, seed: seed()?, worker, ..EngineOptions::default() };
+            let engine = Engine::in_crew(now, options, snapshot.clone(), crew.clone()).map_err(|e| {
+                Failure::run(
+                    format!("cannot reserve memory for {connection_limit} connections"),
+                    e.to_string(),
+                    "lower connection_limit in [director]",
+                )
+            })?;
+            crewed.push((engine, queues));
+        }
         let mut host_sides = Vec::new();
         for (setup, info) in setups.iter().zip(&infos).filter(|(s, _)| !s.host_addresses.is_empty()) {
             host_sides.push(HostSide::set_up(setup, &info.name, &vips)?);
         }
-        let handle = worker::start("softlvs-worker-0", engine, ports)
-            .map_err(|e| Failure::run("cannot start the packet worker", e.to_string(), ""))?;
-        let workers = Some(Workers::new(vec![handle]));
+        let names: Vec<String> = (0..workers).map(|i| format!("softlvs-worker-{i}")).collect();
+        let handles = worker::start_all(&names, crewed)
+            .map_err(|e| Failure::run("cannot start the packet workers", e.to_string(), ""))?;
+        let workers = Some(Workers::new(handles));
         let running = Running {
             setups,
             connection_limit,
+            wanted,
             infos,
             kinds,
             workers,
@@ -108,7 +111,10 @@ impl Running {
         if services.len() > SERVICE_LINES {
             info!("and {} more services", services.len() - SERVICE_LINES);
         }
-        let ports = count(self.setups.len(), "port");
+        let mut ports = count(self.setups.len(), "port");
+        if let Some(workers) = self.workers.as_ref().map(Workers::count).filter(|n| *n > 1) {
+            ports += &format!(", {workers} workers");
+        }
         if services.is_empty() {
             info!("running: {ports}, no service yet: waiting to be configured");
         } else {
@@ -147,12 +153,23 @@ impl Running {
             }
         }
         if !self.guards.is_empty() && addresses != self.guarded {
-            // The old rule has the same name: it goes before the new one comes.
-            self.guards.clear();
-            self.guards = guards(&plan.ports, &self.infos, &addresses)?;
+            if let Err(e) = self.renew_guards(plan, &addresses) {
+                for side in &mut self.host_sides {
+                    let _ = side.route(before);
+                }
+                return Err(e);
+            }
             self.guarded = addresses;
         }
         Ok(())
+    }
+
+    /// Makes the guard rules those for other addresses, all or none.
+    fn renew_guards(&self, plan: &Plan, addresses: &[IpAddr]) -> Result<(), Failure> {
+        let exposures = exposures(&plan.ports, &self.infos);
+        let guarded: Vec<&Exposure> =
+            exposures.iter().zip(&plan.ports).filter(|(_, p)| p.guard).map(|(e, _)| e).collect();
+        Ok(Guard::renew(&self.guards, &guarded, addresses)?)
     }
 
     /// Devices and tables are made once.
@@ -179,6 +196,9 @@ impl Running {
         }
         if self.connection_limit != plan.connection_limit {
             return refuse("director.connection_limit");
+        }
+        if self.wanted != plan.workers {
+            return refuse("director.workers");
         }
         Ok(())
     }
@@ -217,21 +237,67 @@ impl Running {
     /// Stops the workers, closes the ports, takes back what was set up around them.
     pub fn stop(mut self) {
         let Some(workers) = self.workers.take() else { return };
+        let (mut sum, mut dropped) = (Counters::default(), 0);
         for result in workers.stop() {
             match result {
                 Ok(engine) => {
-                    let c = engine.counters();
-                    info!(
-                        received = c.received,
-                        forwarded = c.forwarded,
-                        dropped = engine.drops().total(),
-                        connections = c.opened,
-                        "stopped"
-                    );
+                    sum = sum + engine.counters();
+                    dropped += engine.drops().total();
                 }
                 Err(e) => warn!("{e}"),
             }
         }
+        let Counters { received, forwarded, opened, handed, .. } = sum;
+        info!(received, forwarded, dropped, connections = opened, handed, "stopped");
+    }
+}
+
+/// The open devices: for each worker its queues of each port.
+struct Devices {
+    posts: Vec<Vec<Vec<Box<dyn Port>>>>,
+    infos: Vec<PortInfo>,
+    /// What the ports are, for people.
+    kinds: Vec<String>,
+    filters: Filters,
+}
+
+impl Devices {
+    /// Opens the ports for as many workers as the plan wants; `auto` is one for two processors, because the
+    /// kernel's half of the work wants its share, and fewer where a device has no queues for them.
+    fn open(plan: &Plan) -> Result<Devices, Failure> {
+        let Some(workers) = plan.workers else {
+            let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let useful = (processors / 2).clamp(1, usize::from(MAX_WORKERS)) as u16;
+            return match Devices::open_for(plan, useful) {
+                Err(why) if useful > 1 => {
+                    let devices = Devices::open_for(plan, 1)?;
+                    info!(
+                        "one worker, because the devices have no queues for {useful}: {}",
+                        why.messages().join(": ")
+                    );
+                    Ok(devices)
+                }
+                opened => opened,
+            };
+        };
+        Devices::open_for(plan, workers.min(MAX_WORKERS.into()) as u16)
+    }
+
+    fn open_for(plan: &Plan, workers: u16) -> Result<Devices, Failure> {
+        let mut posts: Vec<Vec<Vec<Box<dyn Port>>>> = (0..workers).map(|_| Vec::new()).collect();
+        let (mut infos, mut kinds, mut filters) = (Vec::new(), Vec::new(), Filters::default());
+        for (i, setup) in plan.ports.iter().enumerate() {
+            let opened = ports::open(setup, workers)?;
+            if let Some(filter) = opened.filter {
+                filters.add(PortId(i as u16), filter);
+            }
+            infos.extend(opened.queues.first().map(|queue| queue.info().clone()));
+            kinds.push(opened.kind);
+            for (post, queue) in posts.iter_mut().zip(opened.queues) {
+                post.push(vec![queue]);
+            }
+        }
+        Ok(Devices { posts, infos, kinds, filters })
     }
 }
 

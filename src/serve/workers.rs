@@ -31,10 +31,18 @@ impl Workers {
     pub fn is_finished(&self) -> bool {
         self.handles.iter().any(Handle::is_finished)
     }
-    /// Ports with their counters, in the order of their numbers.
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.handles.len()
+    }
+    /// Ports with their counters, those of all queues together, in the order of their numbers.
     pub fn ports(&self) -> Vec<(PortInfo, PortStats)> {
-        let all = self.handles.iter().flat_map(|h| h.ports());
-        all.map(|(info, counters)| (info.clone(), counters.read())).collect()
+        let Some(first) = self.handles.first() else { return Vec::new() };
+        let sum = |i: usize| {
+            let queues = self.handles.iter().filter_map(|h| h.ports().get(i));
+            queues.map(|(_, counters)| counters.read()).fold(PortStats::default(), |a, b| a + b)
+        };
+        first.ports().iter().enumerate().map(|(i, (info, _))| (info.clone(), sum(i))).collect()
     }
     /// Gives every worker the snapshot; returns when all of them decide by it.
     ///

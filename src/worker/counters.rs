@@ -37,6 +37,21 @@ pub struct PortStats {
     pub transitions: u64,
 }
 
+impl std::ops::Add for PortStats {
+    type Output = PortStats;
+    fn add(self, other: PortStats) -> PortStats {
+        PortStats {
+            received: self.received + other.received,
+            received_bytes: self.received_bytes + other.received_bytes,
+            sent: self.sent + other.sent,
+            full: self.full + other.full,
+            refused: self.refused + other.refused,
+            down: self.down + other.down,
+            transitions: self.transitions + other.transitions,
+        }
+    }
+}
+
 // Only the worker writes: a load and a store are enough and cheaper than a locked addition.
 fn add(to: &AtomicU64, n: u64) {
     if n > 0 {

@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::Director;
-use super::lane::Lane;
+use super::lane::{Lane, Lanes};
 use crate::buf::{Csum, Out, OwnedPacket, PacketBuf};
 use crate::engine::{DropReason, PortId, Verdict};
 use crate::io::fit::{Need, need};
@@ -26,7 +26,7 @@ impl Egress {
     pub(super) fn burst(
         &mut self,
         now: Mono,
-        lanes: &mut [Lane],
+        lanes: &mut Lanes,
         burst: &mut Burst<'_>,
         verdicts: &[Verdict],
         director: &mut impl Director,
@@ -35,16 +35,16 @@ impl Egress {
         let mut lost = 0;
         for verdict in verdicts {
             if let Verdict::Send(PortId(p)) = verdict {
-                if usize::from(*p) < lanes.len() { wanted |= 1 << p } else { lost += 1 }
+                if usize::from(*p) < lanes.ports() { wanted |= 1 << p } else { lost += 1 }
             }
         }
         if lost > 0 {
-            director.device_drop(PortId(lanes.len() as u16), DropReason::DeviceDown, lost);
+            director.device_drop(PortId(lanes.ports() as u16), DropReason::DeviceDown, lost);
         }
         while wanted != 0 {
             let id = PortId(wanted.trailing_zeros() as u16);
             wanted &= wanted - 1;
-            let lane = &mut lanes[usize::from(id.0)];
+            let Some(lane) = lanes.way_out(id) else { continue };
             let mut batch = Batch::new();
             for (packet, verdict) in burst.iter_mut().zip(verdicts) {
                 if *verdict == Verdict::Send(id) {
@@ -59,7 +59,7 @@ impl Egress {
     pub(super) fn queue(
         &mut self,
         now: Mono,
-        lanes: &mut [Lane],
+        lanes: &mut Lanes,
         out: &mut Out,
         director: &mut impl Director,
     ) {
@@ -79,7 +79,7 @@ impl Egress {
             if held.is_full() {
                 next = out.pop();
             }
-            match lanes.get_mut(usize::from(id.0)) {
+            match lanes.way_out(id) {
                 Some(lane) => {
                     let mut views: ArrayVec<PacketBuf<'_>, BURST> =
                         held.iter_mut().map(OwnedPacket::view).collect();

@@ -2,6 +2,8 @@
 
 use super::Director;
 use crate::buf::{Out, PacketBuf};
+use crate::engine::post::Handing;
+use crate::engine::steer::Outline;
 use crate::engine::{DropReason, Engine, PortId, Verdict};
 use crate::time::Mono;
 
@@ -15,6 +17,38 @@ impl Director for Engine {
         out: &mut Out,
     ) {
         Engine::on_burst(self, now, port, burst, verdicts, out);
+    }
+    fn on_handed(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+        out: &mut Out,
+    ) {
+        Engine::on_handed(self, now, port, burst, verdicts, out);
+    }
+    fn on_whole(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        largest: u16,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        Engine::on_whole(self, now, port, largest, pkt, out)
+    }
+    fn on_heard(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) {
+        Engine::on_heard(self, now, port, pkt, out);
+    }
+    fn poll_handing(&mut self) -> Option<Handing> {
+        Engine::poll_handing(self)
+    }
+    fn poll_outline(&mut self) -> Option<Outline> {
+        Engine::poll_outline(self)
+    }
+    fn handover_full(&mut self, n: u64) {
+        Engine::handover_full(self, n);
     }
     fn poll_timeout(&self) -> Option<Mono> {
         Engine::poll_timeout(self)

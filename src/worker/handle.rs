@@ -1,7 +1,7 @@
 //! Starting, asking and stopping a worker from other threads.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::egress::Egress;
-use super::lane::Lane;
+use super::lane::Lanes;
+use super::mail::Mail;
+use super::ring::Bell;
 use super::{Director, MAX_PORTS, PortCounters, Worker, clock};
 use crate::buf::Out;
 use crate::io::{Port, PortInfo, Slots};
@@ -40,7 +42,7 @@ impl std::error::Error for Stopped {}
 /// A running worker. Dropping the handle stops it.
 pub struct Handle<D> {
     commands: mpsc::Sender<Message<D>>,
-    bell: Arc<UnixStream>,
+    bell: Arc<Bell>,
     thread: Option<JoinHandle<D>>,
     ports: Vec<(PortInfo, PortCounters)>,
 }
@@ -48,7 +50,7 @@ pub struct Handle<D> {
 /// Asks a running worker, from any task; does not keep it running.
 pub struct Asker<D> {
     commands: mpsc::Sender<Message<D>>,
-    bell: Arc<UnixStream>,
+    bell: Arc<Bell>,
 }
 
 impl<D> Clone for Asker<D> {
@@ -68,7 +70,7 @@ impl<D: Director + Send + 'static> Asker<D> {
     ) -> Result<R, Stopped> {
         let (message, answer) = question(f);
         self.commands.send(message).await.map_err(|_| Stopped)?;
-        ring(&self.bell);
+        self.bell.ring();
         answer.await.map_err(|_| Stopped)
     }
 }
@@ -83,28 +85,61 @@ pub fn start<D: Director + Send + 'static>(
     director: D,
     ports: Vec<Box<dyn Port>>,
 ) -> io::Result<Handle<D>> {
-    if ports.len() > MAX_PORTS {
+    let queues = ports.into_iter().map(|port| vec![port]).collect();
+    let mut handles = start_all(&[name.to_owned()], vec![(director, queues)])?;
+    handles.pop().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// A director of one of several workers, with its queues of each port.
+pub type Post<D> = (D, Vec<Vec<Box<dyn Port>>>);
+
+/// Starts several workers that hand packets over to one another, one for each post and name; as [`start`].
+///
+/// # Errors
+/// Too many queues (`InvalidInput`), or no thread or descriptor to be had: none is running then.
+pub fn start_all<D: Director + Send + 'static>(
+    names: &[String],
+    posts: Vec<Post<D>>,
+) -> io::Result<Vec<Handle<D>>> {
+    let many = |queues: &Vec<Vec<Box<dyn Port>>>| queues.iter().map(Vec::len).sum::<usize>() > MAX_PORTS;
+    if posts.iter().any(|(_, queues)| many(queues) || queues.iter().any(Vec::is_empty)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("more than {MAX_PORTS} ports")));
     }
-    let (near, far) = UnixStream::pair()?;
-    near.set_nonblocking(true)?;
-    far.set_nonblocking(true)?;
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let now = clock::now();
-    let counters: Vec<_> = ports.iter().map(|p| (p.info().clone(), PortCounters::default())).collect();
-    let lanes =
-        ports.into_iter().zip(&counters).map(|(port, (_, c))| Lane::new(port, c.clone(), now)).collect();
-    let worker = Worker {
-        director,
-        lanes,
-        slots: Slots::for_burst(),
-        out: Out::new(),
-        egress: Egress::default(),
-        commands: receiver,
-        bell: far,
-    };
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run())?;
-    Ok(Handle { commands: sender, bell: Arc::new(near), thread: Some(thread), ports: counters })
+    let mut bells = Vec::new();
+    let mut ends = Vec::new();
+    for _ in &posts {
+        let (near, far) = UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        far.set_nonblocking(true)?;
+        bells.push(Arc::new(Bell::new(near)));
+        ends.push(far);
+    }
+    let mut handles = Vec::new();
+    let mails = Mail::between(&bells);
+    for ((((director, queues), mail), (bell, far)), name) in
+        posts.into_iter().zip(mails).zip(bells.into_iter().zip(ends)).zip(names)
+    {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let info = |queues: &Vec<Box<dyn Port>>| {
+            queues.first().map(|port| (port.info().clone(), PortCounters::default()))
+        };
+        let ports: Vec<_> = queues.iter().filter_map(info).collect();
+        let counted = queues.into_iter().zip(ports.iter().map(|(_, c)| c.clone())).collect();
+        let worker = Worker {
+            director,
+            lanes: Lanes::new(counted, clock::now()),
+            mail,
+            slots: Slots::for_burst(),
+            out: Out::new(),
+            egress: Egress::default(),
+            commands: receiver,
+            bell: far,
+            ringer: bell.clone(),
+        };
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || worker.run())?;
+        handles.push(Handle { commands: sender, bell, thread: Some(thread), ports });
+    }
+    Ok(handles)
 }
 
 impl<D: Director + Send + 'static> Handle<D> {
@@ -159,7 +194,7 @@ impl<D> Handle<D> {
     }
 
     fn ring(&self) {
-        ring(&self.bell);
+        self.bell.ring();
     }
 
     fn halt(&mut self) -> Option<std::thread::Result<D>> {
@@ -174,11 +209,6 @@ impl<D> Handle<D> {
         self.ring();
         Some(thread.join())
     }
-}
-
-fn ring(mut bell: &UnixStream) {
-    // a full pipe has rung already
-    let _ = bell.write(&[1]);
 }
 
 fn question<D, R: Send + 'static>(

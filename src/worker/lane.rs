@@ -3,6 +3,7 @@
 use tracing::{info, warn};
 
 use super::counters::PortCounters;
+use crate::engine::PortId;
 use crate::io::{Port, PortError};
 use crate::time::{Mono, Span};
 
@@ -17,8 +18,38 @@ const LINE_EVERY: Span = Span::from_secs(10);
 /// ...and this many at once.
 const LINES: u32 = 6;
 
-/// A port with its state.
+/// A worker's queues of all ports.
+#[derive(Default)]
+pub(super) struct Lanes {
+    pub all: Vec<Lane>,
+    /// By port: the queue that packets leave by.
+    ways_out: Vec<usize>,
+}
+
+impl Lanes {
+    /// `queues` by port; each port has at least one.
+    pub fn new(queues: Vec<(Vec<Box<dyn Port>>, PortCounters)>, now: Mono) -> Lanes {
+        let mut lanes = Lanes::default();
+        for (i, (queues, counters)) in queues.into_iter().enumerate() {
+            lanes.ways_out.push(lanes.all.len());
+            let id = PortId(i as u16);
+            lanes.all.extend(queues.into_iter().map(|port| Lane::new(id, port, counters.clone(), now)));
+        }
+        lanes
+    }
+    /// Number of ports.
+    pub fn ports(&self) -> usize {
+        self.ways_out.len()
+    }
+    /// The queue that packets leave a port by.
+    pub fn way_out(&mut self, port: PortId) -> Option<&mut Lane> {
+        self.all.get_mut(*self.ways_out.get(usize::from(port.0))?)
+    }
+}
+
+/// A port, or a queue of it, with its state.
 pub(super) struct Lane {
+    pub(super) id: PortId,
     pub(super) port: Box<dyn Port>,
     pub(super) counters: PortCounters,
     /// There may be packets to receive.
@@ -38,9 +69,9 @@ struct Broken {
 }
 
 impl Lane {
-    pub(super) fn new(port: Box<dyn Port>, counters: PortCounters, now: Mono) -> Lane {
+    pub(super) fn new(id: PortId, port: Box<dyn Port>, counters: PortCounters, now: Mono) -> Lane {
         let log = Quota { lines: LINES, filled: now, silent: 0 };
-        Lane { port, counters, ready: true, broken: None, told_up: true, up_since: now, wait: FIRST, log }
+        Lane { id, port, counters, ready: true, broken: None, told_up: true, up_since: now, wait: FIRST, log }
     }
     pub(super) fn works(&self) -> bool {
         self.broken.is_none()

@@ -13,6 +13,7 @@
 //! on and is tried again at growing intervals; packets for it are counted and dropped meanwhile.
 
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -21,6 +22,8 @@ use nix::sys::time::TimeSpec;
 use tokio::sync::mpsc;
 
 use crate::buf::{Out, PacketBuf};
+use crate::engine::post::Handing;
+use crate::engine::steer::Outline;
 use crate::engine::{DropReason, PortId, Taken, Verdict};
 use crate::io::{BURST, BURST_BYTES, Burst, Slots};
 use crate::time::{Mono, Span};
@@ -31,13 +34,17 @@ mod egress;
 mod engine;
 mod handle;
 mod lane;
+mod mail;
+mod ring;
 
 pub use counters::{PortCounters, PortStats};
-pub use handle::{Asker, Handle, Stopped, start};
+pub use handle::{Asker, Handle, Stopped, start, start_all};
 
 use egress::Egress;
 use handle::Message;
-use lane::Lane;
+use lane::Lanes;
+use mail::Mail;
+use ring::Bell;
 
 /// Turns before commands, timers and idle ports are looked at again.
 const TURNS: usize = 16;
@@ -62,6 +69,47 @@ pub trait Director {
     fn on_timeout(&mut self, now: Mono, out: &mut Out);
     /// `n` packets that were to be sent on `port` were dropped by its device or on the way to it.
     fn device_drop(&mut self, port: PortId, why: DropReason, n: u64);
+    /// As [`Director::on_burst`], for packets that other workers read and that are ours.
+    fn on_handed(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+        out: &mut Out,
+    ) {
+        self.on_burst(now, port, burst, verdicts, out);
+    }
+    /// A datagram of ours that another worker put together; its largest fragment had `largest` bytes.
+    fn on_whole(
+        &mut self,
+        now: Mono,
+        port: PortId,
+        largest: u16,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        let _ = largest;
+        let mut verdict = [Verdict::Taken(Taken::Local)];
+        self.on_handed(now, port, std::slice::from_mut(pkt), &mut verdict, out);
+        verdict[0]
+    }
+    /// A packet that another worker answers and this one learns from.
+    fn on_heard(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) {
+        let _ = (now, port, pkt, out);
+    }
+    /// What is to be given to other workers beside packets with [`Verdict::HandTo`].
+    fn poll_handing(&mut self) -> Option<Handing> {
+        None
+    }
+    /// How devices are to steer, after each change.
+    fn poll_outline(&mut self) -> Option<Outline> {
+        None
+    }
+    /// `n` packets were dropped because their owner has too many waiting.
+    fn handover_full(&mut self, n: u64) {
+        let _ = n;
+    }
     /// A device broke (`up = false`) or came back, perhaps as a new one that no neighbour knows yet.
     fn on_port(&mut self, now: Mono, port: PortId, up: bool, out: &mut Out) {
         let _ = (now, port, up, out);
@@ -71,12 +119,15 @@ pub trait Director {
 /// The state of a worker thread.
 struct Worker<D> {
     director: D,
-    lanes: Vec<Lane>,
+    lanes: Lanes,
+    mail: Mail,
     slots: Slots,
     out: Out,
     egress: Egress,
     commands: mpsc::Receiver<Message<D>>,
     bell: UnixStream,
+    /// Rings `bell`.
+    ringer: Arc<Bell>,
 }
 
 impl<D: Director> Worker<D> {
@@ -86,6 +137,7 @@ impl<D: Director> Worker<D> {
             if !self.commands() {
                 return self.director;
             }
+            self.steer_devices();
             let mut busy = true;
             for _ in 0..TURNS {
                 if !busy {
@@ -112,20 +164,33 @@ impl<D: Director> Worker<D> {
         }
     }
 
+    /// Tells devices whose packets go to which worker, when that has changed.
+    fn steer_devices(&mut self) {
+        if let Some(outline) = self.director.poll_outline() {
+            self.lanes.all.iter_mut().for_each(|lane| lane.port.steer(&outline));
+        }
+    }
+
     /// One burst from each port that may have packets; true when there may be more.
     fn turn(&mut self) -> bool {
         let mut more = false;
         let mut now = clock::now();
-        for i in 0..self.lanes.len() {
-            self.lanes[i].revive(now);
-            if self.lanes[i].ready {
+        for i in 0..self.lanes.all.len() {
+            self.lanes.all[i].revive(now);
+            if self.lanes.all[i].ready {
                 now = self.burst(i);
-                more |= self.lanes[i].ready;
+                more |= self.lanes.all[i].ready;
             }
-            if let Some(up) = self.lanes[i].news() {
-                self.director.on_port(now, PortId(i as u16), up, &mut self.out);
+            if let Some(up) = self.lanes.all[i].news() {
+                let id = self.lanes.all[i].id;
+                self.director.on_port(now, id, up, &mut self.out);
                 self.flush(now);
             }
+        }
+        if self.mail.waits() {
+            let (lanes, director) = (&mut self.lanes, &mut self.director);
+            more |= self.mail.receive(now, lanes, director, &mut self.egress, &mut self.out);
+            self.flush(now);
         }
         if self.director.poll_timeout().is_some_and(|at| at <= now) {
             self.director.on_timeout(now, &mut self.out);
@@ -135,12 +200,12 @@ impl<D: Director> Worker<D> {
     }
 
     fn burst(&mut self, i: usize) -> Mono {
-        let lane = &mut self.lanes[i];
+        let lane = &mut self.lanes.all[i];
         let mut slots = self.slots.iter();
         let mut burst = Burst::new();
         let result = lane.port.recv_burst(&mut slots, &mut burst);
         let now = clock::now();
-        let id = PortId(i as u16);
+        let id = lane.id;
         let bytes = burst.iter().map(PacketBuf::len).sum();
         lane.ready = burst.is_full() || bytes >= BURST_BYTES;
         if !burst.is_empty() {
@@ -148,17 +213,19 @@ impl<D: Director> Worker<D> {
             let mut verdicts = [Verdict::Taken(Taken::Local); BURST];
             let verdicts = &mut verdicts[..burst.len()];
             self.director.on_burst(now, id, &mut burst, verdicts, &mut self.out);
+            self.mail.send(id, &burst, verdicts, &mut self.director);
             self.egress.burst(now, &mut self.lanes, &mut burst, verdicts, &mut self.director);
         }
         drop(burst);
         if let Err(e) = result {
-            self.lanes[i].fail(now, &e);
+            self.lanes.all[i].fail(now, &e);
         }
         self.flush(now);
         now
     }
 
     fn flush(&mut self, now: Mono) {
+        self.mail.forward(now, &mut self.director, &mut self.out);
         if !self.out.is_empty() {
             self.egress.queue(now, &mut self.lanes, &mut self.out, &mut self.director);
         }
@@ -168,15 +235,18 @@ impl<D: Director> Worker<D> {
     fn wait(&mut self, busy: bool) {
         let now = clock::now();
         let mut due = self.director.poll_timeout();
-        for lane in &mut self.lanes {
+        for lane in &mut self.lanes.all {
             let at = lane.wants_at(now);
             lane.ready |= lane.works() && at.is_some_and(|at| at <= now);
             due = due.into_iter().chain(at).min();
         }
+        // whoever fills a ring from here on wakes us
+        self.ringer.falls_asleep();
+        let busy = busy || self.mail.waits();
         let left = if busy { Some(Span::ZERO) } else { due.map(|at| at.since(now)) };
         let mut fds = ArrayVec::<PollFd<'_>, { MAX_PORTS + 1 }>::new();
         let mut who = ArrayVec::<u8, MAX_PORTS>::new();
-        for (i, lane) in self.lanes.iter().enumerate() {
+        for (i, lane) in self.lanes.all.iter().enumerate() {
             // a port that is ready already needs no asking
             if lane.works()
                 && !lane.ready
@@ -190,6 +260,7 @@ impl<D: Director> Worker<D> {
         let timeout = left.map(|s| TimeSpec::from_duration(Duration::from_nanos(s.0)));
         // EINTR and the like: everything is looked at again anyway
         let _ = ppoll(&mut fds, timeout, None);
+        self.ringer.wakes();
         let called = |fd: &PollFd<'_>| fd.revents().is_none_or(|r| !r.is_empty());
         let rung = fds.last().is_some_and(called);
         let mut ready = 0u64;
@@ -197,7 +268,7 @@ impl<D: Director> Worker<D> {
             ready |= u64::from(called(fd)) << i;
         }
         drop(fds);
-        for (i, lane) in self.lanes.iter_mut().enumerate() {
+        for (i, lane) in self.lanes.all.iter_mut().enumerate() {
             lane.ready |= ready >> i & 1 == 1;
         }
         if rung {

@@ -230,7 +230,7 @@ fn cases() -> Vec<Case> {
         case(
             "queues",
             port("queues = 4"),
-            &["4:10 port[0].queues | this version has one queue a port | write queues = 1 or leave it out"],
+            &[],
         ),
         case(
             "guard on TAP",
@@ -256,8 +256,8 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "workers",
-            port("[director]\nworkers = 2"),
-            &[r#"5:11 director.workers | this version has one worker | write workers = 1 or "auto""#],
+            port("queues = 4\n[director]\nworkers = 2"),
+            &["4:10 port[0].queues | each worker has one queue of a port, and there are 2 workers | write queues = 2 or leave it out, or workers = 4 in [director]"],
         ),
         case(
             "connection limit",

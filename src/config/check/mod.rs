@@ -70,9 +70,7 @@ fn plan(doc: &Doc, report: &mut Report) -> Plan {
     let local_addresses = local_addresses(doc, report);
     let services = services::check(doc, net_is_whole, report);
     let d = &doc.director;
-    if let Some(workers) = d.workers.as_ref().filter(|w| w.value.is_some_and(|n| n > 1)) {
-        report.error(&workers.place, "this version has one worker", "write workers = 1 or \"auto\"");
-    }
+    let workers = workers(doc, report);
     if let Some(control) = &d.control {
         report.warn(
             &control.place,
@@ -86,7 +84,7 @@ fn plan(doc: &Doc, report: &mut Report) -> Plan {
     let limit = d.connection_limit.as_ref().map_or(DEFAULT_CONNECTION_LIMIT, |l| l.value);
     Plan {
         connection_limit: limit,
-        workers: d.workers.as_ref().and_then(|w| w.value),
+        workers,
         control: d.control.as_ref().map(|c| c.value.clone()),
         http: d.http.as_ref().map(|h| h.value),
         forwarding: d.forwarding.as_ref().is_some_and(|f| f.value),
@@ -131,6 +129,28 @@ fn settings(doc: &Doc, report: &mut Report) -> Sysctls {
         }
     }
     out
+}
+
+/// Number of workers: as said, else as many as a port has queues, else one; `None` for `auto`.
+fn workers(doc: &Doc, report: &mut Report) -> Option<u32> {
+    let said = doc.director.workers.as_ref().map(|w| w.value);
+    let queues = || doc.ports.iter().filter_map(|p| p.queues.as_ref());
+    let first = queues().next().map(|q| q.value);
+    let workers = match said {
+        Some(Some(n)) => Some(n),
+        Some(None) => first,
+        None => Some(first.unwrap_or(1)),
+    };
+    for queues in queues().filter(|q| Some(q.value) != workers) {
+        let have = workers.unwrap_or(1);
+        let (is, s) = if have == 1 { ("is", "") } else { ("are", "s") };
+        report.error(
+            &queues.place,
+            format!("each worker has one queue of a port, and there {is} {have} worker{s}"),
+            format!("write queues = {have} or leave it out, or workers = {} in [director]", queues.value),
+        );
+    }
+    workers
 }
 
 fn marks(doc: &Doc, report: &mut Report) -> Vec<MarkRule> {

@@ -65,7 +65,6 @@ fn setup(p: &PortDoc) -> Option<PortSetup> {
         gateway: p.gateway.as_ref().map(|g| g.value),
         gateway6: p.gateway6.as_ref().map(|g| g.value),
         mtu: p.mtu.as_ref().map(|m| m.value),
-        queues: p.queues.as_ref().map_or(1, |q| q.value),
         offload: p.offload.as_ref().map(|o| o.value).unwrap_or_default(),
         guard: p.guard.as_ref().is_some_and(|g| g.value),
         xdp_mode: p.xdp_mode.as_ref().map(|m| m.value).unwrap_or_default(),
@@ -113,9 +112,6 @@ fn device(p: &PortDoc, report: &mut Report) {
             format!("a {} device needs no guard", device.kind()),
             "the kernel does not see its packets; leave `guard` out",
         );
-    }
-    if let Some(queues) = p.queues.as_ref().filter(|q| q.value > 1) {
-        report.error(&queues.place, "this version has one queue a port", "write queues = 1 or leave it out");
     }
     if let Some(mtu) = p.mtu.as_ref().filter(|m| m.value < 1280)
         && p.addresses.iter().any(|a| a.value.addr.is_ipv6())

@@ -152,7 +152,7 @@ impl Engine {
         let verdict = self.on_packet(now, port, &mut pkt, &mut out);
         let sent = match verdict {
             Verdict::Send(to) => Some((to, pkt.bytes().to_vec())),
-            Verdict::Taken(_) | Verdict::Drop(_) => None,
+            Verdict::Taken(_) | Verdict::HandTo(_) | Verdict::Drop(_) => None,
         };
         let made = std::iter::from_fn(|| out.pop()).map(|(to, p)| (to, p.bytes().to_vec())).collect();
         self.conclude(verdict, frame, port, sent, made)
@@ -170,6 +170,8 @@ impl Verdict {
             Verdict::Taken(Taken::Reassembling) => {
                 "kept until the other fragments of its datagram come".to_owned()
             }
+            Verdict::Taken(Taken::Handed) => "its datagram belongs to another worker".to_owned(),
+            Verdict::HandTo(owner) => format!("it belongs to worker {}", owner.0),
             Verdict::Drop(why) => format!("dropped: {}: {}", why.name(), DropReason::explain(why).trim()),
         }
     }

@@ -149,6 +149,8 @@ impl Engine {
             defense,
             sweep_at: core.sweep_at,
             ftp: core.ftp.part(&moved),
+            // it stands for all workers and gives nothing away
+            post: None,
             random: Random(core.random.0),
             drops: core.drops.clone(),
             counters: core.counters,

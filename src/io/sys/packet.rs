@@ -197,6 +197,71 @@ fn attach_filter(fd: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::R
     option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 
+/// A socket filter that takes nothing, until another one takes its place.
+///
+/// # Errors
+/// What the kernel said.
+pub fn refuse_all(fd: BorrowedFd<'_>) -> io::Result<()> {
+    attach(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &[Op { code: 0x06, jt: 0, jf: 0, k: 0 }])
+}
+
+/// An instruction of classic BPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// What to do.
+    pub code: u16,
+    /// Instructions to skip when a comparison holds.
+    pub jt: u8,
+    /// And when it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+fn attach(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, program: &[Op]) -> io::Result<()> {
+    let op = |o: &Op| libc::sock_filter { code: o.code, jt: o.jt, jf: o.jf, k: o.k };
+    let mut program: Vec<libc::sock_filter> = program.iter().map(op).collect();
+    let filter = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_mut_ptr() };
+    // the kernel copies the program during the call
+    option(fd, level, name, &filter)
+}
+
+// linux/if_packet.h
+const FANOUT_DATA: libc::c_int = 22;
+const FANOUT_CBPF: u32 = 6;
+const FANOUT_UNIQUE_ID: u32 = 0x2000;
+
+/// Joins the fanout group `id` of sockets steered by a program, or makes one of its own; gives its id.
+/// Until [`fanout_program`] everything goes to the first socket.
+///
+/// # Errors
+/// `EINVAL` when the socket is not bound, its interface is down, or the group is of another one.
+pub fn join_fanout(fd: BorrowedFd<'_>, id: Option<u16>) -> io::Result<u16> {
+    let flags = if id.is_some() { FANOUT_CBPF } else { FANOUT_CBPF | FANOUT_UNIQUE_ID };
+    option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &(u32::from(id.unwrap_or(0)) | flags << 16))?;
+    let mut joined = 0u32;
+    let mut len = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: `joined` is `len` writable bytes, and `len` says so.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_FANOUT,
+            std::ptr::from_mut(&mut joined).cast(),
+            &mut len,
+        )
+    })?;
+    Ok(joined as u16)
+}
+
+/// Sets the program of the fanout group a socket is in: it gives the number of the socket in the group.
+///
+/// # Errors
+/// `EINVAL` for a program the kernel does not take.
+pub fn fanout_program(fd: BorrowedFd<'_>, program: &[Op]) -> io::Result<()> {
+    attach(fd, libc::SOL_PACKET, FANOUT_DATA, program)
+}
+
 /// Packets received and dropped for lack of buffer since the last call.
 ///
 /// # Errors
