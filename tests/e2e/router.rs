@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::gate;
 use crate::robust::processor_time;
 use crate::sniff::{self, Sniffer, eventually};
 use crate::traffic::{self, Server};
@@ -188,15 +189,65 @@ crate::in_namespaces! {
     }
 }
 
+/// The same on XDP ports that have the interfaces' own MACs: the program has to know every address.
+fn on_xdp(toml: &str) -> String {
+    toml.replace("packet = ", "mac = \"inherit\"\nxdp = ")
+}
+
+crate::in_namespaces! {
+    fn an_xdp_program_follows_the_configuration() {
+        if !gate::xdp() {
+            return;
+        }
+        let other = "192.0.2.20";
+        let second = format!(
+            "[[service]]\naddress = \"{other}:80\"\nprotocol = \"tcp\"\n[[service.real]]\naddress = \"{}:8080\"\n",
+            rip(2)
+        );
+        let w = World::start(&on_xdp(&config(false, 1)));
+        let old = w.client.ns.run(|| traffic::connect(at(VIP, 80))).unwrap();
+        assert_eq!(traffic::ask(&old, "before").unwrap().server, "rs1");
+        w.reload(&on_xdp(&(config(false, 1) + &second)), "configuration read again");
+        let (answer, _) = w.client.ns.run(|| traffic::ask_tcp(at(other, 80), "new")).unwrap();
+        assert_eq!(answer.server, "rs2", "a VIP and a real server that were not there before");
+        w.reload(&on_xdp(&config(false, 2)), "configuration read again");
+        assert_eq!(w.shares(), [("rs1".to_owned(), 10), ("rs2".to_owned(), 10)]);
+        assert!(w.client.ns.run(|| traffic::ping(other.parse().unwrap(), 1)).is_err(), "a VIP that is gone");
+        assert_eq!(traffic::ask(&old, "after").unwrap().server, "rs1");
+        // with forwarding everything that is not the host's passes
+        w.reload(&on_xdp(&config(true, 2)), "configuration read again");
+        let (answer, own) = w.client.ns.run(|| traffic::ask_tcp(at(&rip(1), 8080), "direct")).unwrap();
+        assert_eq!((answer.server.as_str(), answer.client), ("rs1", own));
+        let _outside = Server::start(&w.client.ns, "client", at(CLIENT, 7000), at(CLIENT, 7000));
+        w.servers[0].ns.run(|| traffic::ask_tcp(at(CLIENT, 7000), "out")).unwrap();
+    }
+}
+
+crate::in_namespaces! {
+    fn an_idle_director_on_xdp_ports_sleeps() {
+        if gate::xdp() {
+            sleeps(&on_xdp(&config(false, 2)));
+        }
+    }
+}
+
 crate::in_namespaces! {
     fn an_idle_director_sleeps() {
-        let w = World::start(&config(false, 2));
-        let held: Vec<TcpStream> =
-            (0..50).map(|_| w.client.ns.run(|| traffic::connect(at(VIP, 80))).unwrap()).collect();
-        std::thread::sleep(Duration::from_millis(500));
-        let before = processor_time(w.child.id());
-        std::thread::sleep(Duration::from_secs(3));
-        let used = processor_time(w.child.id()) - before;
-        assert!(used <= Duration::from_millis(20), "{used:?} of 3 s used up with {} idle connections", held.len());
+        sleeps(&config(false, 2));
     }
+}
+
+fn sleeps(toml: &str) {
+    let w = World::start(toml);
+    let held: Vec<TcpStream> =
+        (0..50).map(|_| w.client.ns.run(|| traffic::connect(at(VIP, 80))).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let before = processor_time(w.child.id());
+    std::thread::sleep(Duration::from_secs(3));
+    let used = processor_time(w.child.id()) - before;
+    assert!(
+        used <= Duration::from_millis(20),
+        "{used:?} of 3 s used up with {} idle connections",
+        held.len()
+    );
 }
