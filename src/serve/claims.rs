@@ -41,9 +41,10 @@ impl Filters {
     /// # Errors
     /// There are too many addresses.
     pub fn update(&mut self, snap: &Snapshot) -> Result<(), OpenError> {
-        let host = if self.all.is_empty() { Vec::new() } else { host_addresses() };
+        let host = if self.all.is_empty() { None } else { host_addresses() };
         for w in &mut self.all {
-            let claims = claims(snap, w.port, &w.filter, &host);
+            let known = || w.claims.host.iter().copied().collect();
+            let claims = claims(snap, w.port, &w.filter, &host.clone().unwrap_or_else(known));
             w.filter.update(&claims)?;
             w.claims = claims;
         }
@@ -53,9 +54,9 @@ impl Filters {
     /// Once in a while: the host may have got another address, somebody may have taken a program off.
     pub fn look(&mut self) {
         let shared = self.all.iter().any(|w| w.claims.inherited);
-        let host = if shared { host_addresses() } else { Vec::new() };
+        let host = if shared { host_addresses() } else { None };
         for w in &mut self.all {
-            if w.claims.inherited && !host.is_empty() {
+            if let (true, Some(host)) = (w.claims.inherited, &host) {
                 let mut claims = w.claims.clone();
                 claims.host = host.iter().copied().collect();
                 if claims != w.claims && w.filter.update(&claims).is_ok() {
@@ -93,8 +94,9 @@ impl Watched {
     }
 }
 
-fn host_addresses() -> Vec<IpAddr> {
-    kernel_addresses().unwrap_or_default().into_iter().map(|(_, ip)| ip).collect()
+/// The host's addresses; `None` when they cannot be read at the moment: those from before stay the host's.
+fn host_addresses() -> Option<Vec<IpAddr>> {
+    Some(kernel_addresses().ok()?.into_iter().map(|(_, ip)| ip).collect())
 }
 
 /// What belongs to the director on a port.
