@@ -9,12 +9,13 @@ use crate::exec;
 use crate::results::Machine;
 
 /// Programs with their Debian packages and the option that makes them say their version.
-const TOOLS: [(&str, &str, &str); 5] = [
+const TOOLS: [(&str, &str, &str); 6] = [
     ("iperf3", "iperf3", "-v"),
     ("wrk", "wrk", "-v"),
     ("nginx", "nginx-light", "-v"),
     ("haproxy", "haproxy", "-v"),
     ("nft", "nftables", "-v"),
+    ("ethtool", "ethtool", "--version"),
 ];
 /// nginx' stream module is a package of its own.
 const MORE: [&str; 1] = ["libnginx-mod-stream"];

@@ -46,6 +46,8 @@ pub const NULL_FORWARDER: &str = "null_forwarder";
 const LOCK: &str = "softlvs-bench-e2e";
 
 /// softlvs against what people would use instead, end to end
+///
+/// Wants root; for an ordinary user TAP and XDP ports are left out.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench e2e --", max_term_width = 100)]
 struct Cli {
@@ -116,9 +118,7 @@ fn program() -> Result<u8, Box<dyn Error>> {
         return doc::write(&results, &out).map(|()| 0);
     }
     if !(cli.full || cli.quick || cli.rounds.is_some() || cli.seconds.is_some()) {
-        eprintln!(
-            "e2e: nothing measured: say --quick, --full or --rounds N --seconds S (as root); --help says more"
-        );
+        eprintln!("e2e: nothing measured: say --quick, --full or --rounds N --seconds S; --help says more");
         return Ok(0);
     }
     if cli.install {

@@ -10,13 +10,15 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use softlvs::addr::{Cidr, Mac};
 use softlvs::io::sys::netlink::{Netlink, Route};
 use softlvs::io::sys::ns::{NetNs, set_sysctl};
 use softlvs::real::{self, Encapsulation, Prepared, Role};
 
-use crate::plan::{Config, Mode, Way, Wiring};
+use crate::exec;
+use crate::plan::{Config, Device, Mode, Way, Wiring};
 
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -142,6 +144,17 @@ impl Net {
         }
         client.address("eth0", CLIENT, 24)?;
         server.address("eth0", SERVER, 24)?;
+        if let (Wiring::Veth, Way::Softlvs { device: Device::Xdp, queues: queues @ 2.., .. }) =
+            (config.wiring, config.way)
+        {
+            // a veth begins with one queue; the receiver's side first, it may not have fewer than are sent on
+            let n = queues.to_string();
+            for (host, device) in [(&director, "d0"), (&director, "d1"), (&client, "eth0"), (&server, "eth0")]
+            {
+                let line = ["ethtool", "-L", device, "rx", &n, "tx", &n];
+                exec::run(&host.ns, &line, Duration::from_secs(5))?;
+            }
+        }
         let net = |a: Ipv4Addr| Cidr { addr: a.into(), len: 24 };
         client.links.add_route(Route::via(net(Ipv4Addr::new(10, 0, 0, 0)), OUTSIDE.into()), false)?;
         let mut prepared = None;

@@ -112,7 +112,7 @@ impl Rig {
             Between::Softlvs(d) => d.log(),
         };
         let error = text.lines().find(|l| l.contains("rror")).unwrap_or_else(|| exec::last_line(&text));
-        Some(io::Error::other(format!("it ended: {}", error.trim())))
+        Some(io::Error::other(format!("it ended; it had said: {}", error.trim())))
     }
 
     /// Sends something of every kind through the way and compares what comes back.
