@@ -10,6 +10,7 @@ pub mod buf;
 pub mod conn;
 pub mod dr;
 pub mod engine;
+pub mod health;
 pub mod host;
 pub mod ipvsadm;
 pub mod nat;
@@ -28,9 +29,13 @@ pub mod ctl;
 #[cfg(feature = "daemon")]
 pub mod failure;
 #[cfg(feature = "daemon")]
+pub mod import;
+#[cfg(feature = "daemon")]
 pub mod io;
 #[cfg(feature = "daemon")]
 pub mod lab;
+#[cfg(feature = "daemon")]
+pub mod probe;
 #[cfg(feature = "daemon")]
 pub mod real;
 #[cfg(feature = "daemon")]

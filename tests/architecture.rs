@@ -14,6 +14,7 @@ const CORE: &[(&str, &[&str])] = &[
     ("nat", &["wire", "svc"]),
     ("tunnel", &["wire", "svc", "nat"]),
     ("dr", &["wire"]),
+    ("health", &["svc"]),
     ("host", &["wire", "svc", "dr"]),
     ("ipvsadm", &["svc", "host", "sched", "conn", "wire"]),
     ("engine", &["conn", "dr", "host", "nat", "sched", "svc", "tunnel", "wire"]),
@@ -48,7 +49,17 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 fn is_test(path: &Path) -> bool {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    let of_tests = ["tests", "golden", "testing", "testkit", "properties", "property_tests", "wire_tests"];
+    let of_tests = [
+        "tests",
+        "golden",
+        "testing",
+        "testkit",
+        "properties",
+        "property_tests",
+        "wire_tests",
+        "scenarios",
+        "ending_tests",
+    ];
     of_tests.contains(&name.as_ref()) || path.components().any(|c| c.as_os_str() == "tests")
 }
 

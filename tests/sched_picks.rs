@@ -95,6 +95,7 @@ impl Replay {
             mss_clamp: false,
             service_stats,
             available: true,
+            ending: softlvs::svc::Ending::No,
         };
         self.dests.insert(0, Arc::new(dest));
         self.sched.added(&self.dests, id);

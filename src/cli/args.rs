@@ -43,6 +43,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Validate a configuration file
     Check(CheckArgs),
+    /// Convert a keepalived.conf or the output of `ipvsadm -S` into a configuration file
+    Import(ImportArgs),
     /// Build a throw-away cluster in namespaces and send real traffic through it
     Lab(Box<super::lab::LabArgs>),
     /// Prepare this host as a real server
@@ -62,6 +64,9 @@ pub struct RunArgs {
     /// Configuration file [default: /etc/softlvs/softlvs.toml when it is there and no port is given]
     #[arg(long, value_name = "FILE", env = "SOFTLVS_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
+    /// Take services, real servers and checks from a keepalived.conf
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub keepalived: Option<PathBuf>,
 
     /// Port on a TAP device, made when it is not there (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "Ports")]
@@ -125,6 +130,13 @@ pub struct RunArgs {
     /// What to log on standard error: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: String,
+}
+
+/// Options of `import`.
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// keepalived.conf or the output of `ipvsadm -S -n`, `-` for standard input
+    pub file: PathBuf,
 }
 
 /// Options of `check`.

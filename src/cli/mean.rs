@@ -34,11 +34,19 @@ pub struct Meaning {
 pub fn mean(args: &RunArgs) -> Result<Meaning, Failure> {
     let has_port = [&args.tap, &args.tun, &args.packet, &args.xdp, &args.port].iter().any(|p| !p.is_empty());
     let default = Path::new(DEFAULT_FILE);
+    if let Some(path) = args.keepalived.as_ref() {
+        let imported = super::import::read(path)?;
+        return resolve(args, Some(path.clone()), imported.text);
+    }
     let file = match &args.config {
         Some(path) if !path.as_os_str().is_empty() => Some(path.clone()),
         _ => (!has_port && default.exists()).then(|| default.to_owned()),
     };
     let text = file.as_deref().map(read_file).transpose()?.unwrap_or_default();
+    resolve(args, file, text)
+}
+
+fn resolve(args: &RunArgs, file: Option<PathBuf>, text: String) -> Result<Meaning, Failure> {
     let name = file.as_ref().map(|f| f.display().to_string()).unwrap_or_default();
     let log = args.log.parse().map_err(|_| {
         Failure::wrong(

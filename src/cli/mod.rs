@@ -3,6 +3,7 @@
 pub mod args;
 pub mod check;
 pub mod error;
+mod import;
 pub mod lab;
 pub mod mean;
 pub mod real;
@@ -35,6 +36,7 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
         None => run::run(&cli.run).map(done),
         Some(Command::Run(args)) => run::run(&args).map(done),
         Some(Command::Check(args)) => check::check(&args).map(done),
+        Some(Command::Import(args)) => import::import(&args).map(done),
         Some(Command::Lab(args)) => lab::lab(&args),
         Some(Command::Real(args)) => real::real(args),
     }

@@ -11,6 +11,7 @@ use super::error::{Failure, complain};
 use super::mean::{Meaning, mean};
 use crate::ctl::Event;
 use crate::serve::control::control;
+use crate::serve::health::Health;
 use crate::serve::{Control, Running};
 
 /// Runs the director until SIGTERM or SIGINT.
@@ -32,12 +33,15 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     let (running, state) = Running::start(meaning.plan)?;
     running.introduce(&state);
+    let health_plan = state.plan.health.clone();
     let (control, task) = control(running, state)?;
+    let health = Health::start(control.clone(), health_plan)?;
     let (stop, stopping) = watch::channel(false);
     let (running, result) = runtime.block_on(async {
         let task = task.run(stopping);
         let signals = async {
             stay(args, &control, signals).await;
+            health.stop().await;
             // the task may have ended by itself
             let _ = stop.send(true);
         };

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use toml::de::{DeTable, DeValue};
 
 use super::diag::{At, Complaint, Place, Report, nearest};
+use super::doc_health;
 use super::keys;
 use super::read::{View, integer, parsed};
 use super::sysctl;
@@ -95,6 +96,7 @@ pub struct DirectorDoc {
     pub local_addresses: Vec<At<AddrRange>>,
     pub control: Option<At<String>>,
     pub http: Option<At<SocketAddr>>,
+    pub notify_fifo: Option<At<String>>,
 }
 
 /// `[timeouts]`, of the director or of a service.
@@ -182,6 +184,7 @@ pub struct ServiceDoc {
     pub one_packet: Option<At<bool>>,
     pub timeouts: TimeoutsDoc,
     pub mss_clamp: Option<At<bool>>,
+    pub health: doc_health::ServiceHealthDoc,
     pub reals: Vec<RealDoc>,
 }
 
@@ -209,6 +212,7 @@ pub struct RealDoc {
     pub lower: Option<At<u32>>,
     pub mode: Option<At<Mode>>,
     pub tunnel: Option<TunnelDoc>,
+    pub health: doc_health::RealHealthDoc,
 }
 
 /// The whole file.
@@ -222,6 +226,7 @@ pub struct Doc {
     pub routes: Vec<RouteDoc>,
     pub marks: Vec<MarkDoc>,
     pub services: Vec<ServiceDoc>,
+    pub checks: Vec<doc_health::CheckDoc>,
 }
 
 /// Reads the text of a file. What is wrong goes into `report`, what is right into the document.
@@ -245,10 +250,11 @@ pub fn read(text: &str, report: &mut Report) -> Doc {
         routes: root.tables("route", r).iter().filter_map(|t| route(t, r)).collect(),
         marks: root.tables("mark", r).iter().filter_map(|t| mark(t, r)).collect(),
         services: root.tables("service", r).iter().map(|t| service(t, r)).collect(),
+        checks: root.tables("check", r).iter().map(|t| doc_health::check(t, r)).collect(),
     }
 }
 
-fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, Complaint> {
+pub(super) fn word<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, Complaint> {
     // Choices are checked by the reader; what it let through is in the list.
     move |s| {
         words.iter().find(|(n, _)| *n == s).map(|(_, v)| *v).ok_or_else(|| Complaint::new("not known", ""))
@@ -263,12 +269,12 @@ const XDP_MODES: [(&str, XdpMode); 3] =
 const OFFLOAD: [(&str, OffloadMode); 3] =
     [("auto", OffloadMode::Auto), ("on", OffloadMode::On), ("off", OffloadMode::Off)];
 
-fn number<T: TryFrom<i64>>(v: Option<At<i64>>) -> Option<At<T>> {
+pub(super) fn number<T: TryFrom<i64>>(v: Option<At<i64>>) -> Option<At<T>> {
     let v = v?;
     Some(At::new(T::try_from(v.value).ok()?, v.place))
 }
 
-fn plain(s: &str) -> Result<String, Complaint> {
+pub(super) fn plain(s: &str) -> Result<String, Complaint> {
     Ok(s.to_owned())
 }
 
@@ -284,6 +290,7 @@ fn director(t: &View<'_>, r: &mut Report) -> DirectorDoc {
         local_addresses: t.texts("local_addresses", values::range, r),
         control: t.text("control", plain, r),
         http: t.text("http", values::socket, r),
+        notify_fifo: t.text("notify_fifo", plain, r),
     }
 }
 
@@ -397,7 +404,7 @@ fn port(t: &View<'_>, r: &mut Report) -> PortDoc {
     }
 }
 
-fn missing(t: &View<'_>, key: &str, example: &str, r: &mut Report) {
+pub(super) fn missing(t: &View<'_>, key: &str, example: &str, r: &mut Report) {
     if !t.has(key) {
         r.error(&t.place, format!("`{key}` is missing"), format!("for example: {key} = {example}"));
     }
@@ -459,6 +466,7 @@ fn service(t: &View<'_>, r: &mut Report) -> ServiceDoc {
         one_packet: t.bool("one_packet"),
         timeouts: t.table("timeouts", r).map(|t| timeouts(&t, r)).unwrap_or_default(),
         mss_clamp: t.bool("mss_clamp"),
+        health: doc_health::service(t, r),
         reals: t.tables("real", r).iter().map(|t| real(t, r)).collect(),
     }
 }
@@ -481,5 +489,6 @@ fn real(t: &View<'_>, r: &mut Report) -> RealDoc {
         lower: number(t.int("lower_threshold")),
         mode: t.text("mode", word(&Mode::ALL), r),
         tunnel,
+        health: doc_health::real(t, r),
     }
 }

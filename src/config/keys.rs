@@ -33,6 +33,8 @@ pub enum Kind {
     AutoOr(i64),
     /// A list of strings of some form.
     Texts(Form),
+    /// A string of some form, or a list of them.
+    TextOrTexts(Form),
     /// A list of strings out of a few.
     Choices(&'static [&'static str]),
     /// A table.
@@ -47,7 +49,7 @@ pub enum Kind {
     Later(&'static str),
 }
 
-const fn key(name: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
     Key { name, kind, example, doc }
 }
 
@@ -55,11 +57,6 @@ const MODES: &[&str] = &["nat", "fullnat", "tun", "dr"];
 /// The schedulers by their `ipvsadm` names.
 pub const SCHEDULERS: &[&str] =
     &["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
-const NO_CHECKS: &str =
-    "health checks come in a later version; set `weight = 0` and reload to take a server out";
-const NO_DRAIN: &str =
-    "draining comes in a later version; `weight = 0` takes no new connections and keeps old ones";
-
 /// The file itself.
 pub const FILE: &[Key] = &[
     key("director", Kind::Table(DIRECTOR), "", "Settings of the director as a whole."),
@@ -69,7 +66,7 @@ pub const FILE: &[Key] = &[
     key("route", Kind::Tables(ROUTE), "", "A route beyond connected networks and gateways."),
     key("mark", Kind::Tables(MARK), "", "A rule that gives packets a firewall mark."),
     key("service", Kind::Tables(SERVICE), "", "A virtual service."),
-    key("check", Kind::Later(NO_CHECKS), "", "A health check."),
+    key("check", Kind::Tables(super::keys_health::CHECK), "", "A health check."),
     key(
         "sync",
         Kind::Later("connection synchronisation comes in a later version"),
@@ -108,6 +105,12 @@ const DIRECTOR: &[Key] = &[
     ),
     key("control", Kind::Text(Form::Path), "\"/run/softlvs/softlvs.sock\"", "Path of the control socket."),
     key("http", Kind::Text(Form::Socket), "\"127.0.0.1:9980\"", "Address for metrics and the read-only API."),
+    key(
+        "notify_fifo",
+        Kind::Text(Form::Path),
+        "\"/run/softlvs/notify\"",
+        "Named pipe that is told of changes in keepalived's words.",
+    ),
 ];
 
 const TIMEOUTS: &[Key] = &[
@@ -214,12 +217,89 @@ const SERVICE: &[Key] = &[
     key("timeouts", Kind::Table(TIMEOUTS), "{ udp = \"30s\" }", "Own timeouts."),
     key("mss_clamp", Kind::Bool, "false", "Lower the MSS of SYNs so that tunnelled segments fit."),
     key("real", Kind::Tables(REAL), "", "A real server."),
-    key("check", Kind::Later(NO_CHECKS), "", "Health checks."),
-    key("quorum", Kind::Later(NO_CHECKS), "", "Servers that must be up."),
-    key("hysteresis", Kind::Later(NO_CHECKS), "", "Hysteresis of the quorum."),
-    key("sorry_server", Kind::Later(NO_CHECKS), "", "Server of last resort."),
-    key("on_failure", Kind::Later(NO_CHECKS), "", "What a failed check does."),
-    key("slow_start", Kind::Later(NO_CHECKS), "", "Time to full weight."),
+    key(
+        "check",
+        Kind::TextOrTexts(Form::Name),
+        "\"alive\"",
+        "Checks of its servers, all of which must succeed.",
+    ),
+    key("quorum", Kind::Int(0, i32::MAX as i64), "1", "Healthy weight from which the service is up."),
+    key(
+        "hysteresis",
+        Kind::Int(0, i32::MAX as i64),
+        "0",
+        "The service comes up at quorum + hysteresis and goes down below quorum - hysteresis.",
+    ),
+    key(
+        "sorry_server",
+        Kind::Text(Form::EndpointOrIp),
+        "\"10.0.0.99:80\"",
+        "Serves in place of the others while the service is down.",
+    ),
+    key("sorry_mode", Kind::Choice(MODES), "\"nat\"", "Forwarding method of the sorry server."),
+    key(
+        "sorry_inhibit",
+        Kind::Bool,
+        "false",
+        "Keep the others, with weight 0, while the sorry server serves.",
+    ),
+    key(
+        "on_failure",
+        Kind::Choice(ON_FAILURE),
+        "\"remove\"",
+        "A server that fails leaves, or stays with weight 0.",
+    ),
+    key(
+        "slow_start",
+        Kind::Text(Form::Duration),
+        "\"30s\"",
+        "Time in which a server that comes back grows from a tenth of its share to all of it.",
+    ),
+    key(
+        "panic",
+        Kind::Table(PANIC),
+        "{ below = 50, use = \"all\" }",
+        "What to do when too few servers are healthy.",
+    ),
+    key(
+        "passive",
+        Kind::Table(PASSIVE),
+        "{ failures = 5, window = \"5s\", hold = \"5s\" }",
+        "Judge servers by their answers to clients (nat, fullnat).",
+    ),
+    key(
+        "up_command",
+        Kind::Texts(Form::Path),
+        "[\"/usr/local/bin/up\"]",
+        "Program to run when the service comes up.",
+    ),
+    key(
+        "down_command",
+        Kind::Texts(Form::Path),
+        "[\"/usr/local/bin/down\"]",
+        "Program to run when the service goes down.",
+    ),
+    key("command_user", Kind::Text(Form::Name), "\"nobody\"", "Who the programs run as; default: nobody."),
+    key("down_at_stop", Kind::Bool, "false", "Run the down commands when the director stops, too."),
+    key(
+        "announce",
+        Kind::Text(Form::Interface),
+        "\"dummy0\"",
+        "Interface of the host that has the virtual address while the service is up, for BIRD or FRR.",
+    ),
+];
+
+const ON_FAILURE: &[&str] = &["remove", "inhibit"];
+
+const PANIC: &[Key] = &[
+    key("below", Kind::Int(1, 100), "50", "Less than this many hundredths of the weight are healthy."),
+    key("use", Kind::Choice(&["all", "none", "sorry"]), "\"all\"", "Who serves then."),
+];
+
+const PASSIVE: &[Key] = &[
+    key("failures", Kind::Int(1, 1_000_000), "5", "Connections without answer or refused..."),
+    key("window", Kind::Text(Form::Duration), "\"5s\"", "...within this time take a server out..."),
+    key("hold", Kind::Text(Form::Duration), "\"5s\"", "...for this long, doubled each time up to an hour."),
 ];
 
 const PERSISTENCE: &[Key] = &[
@@ -246,9 +326,37 @@ const REAL: &[Key] = &[
     key("lower_threshold", Kind::Int(0, u32::MAX as i64), "0", "New connections again below this many."),
     key("mode", Kind::Choice(MODES), "\"nat\"", "Forwarding method."),
     key("tunnel", Kind::Table(TUNNEL), "{ type = \"gue\", port = 6080 }", "Encapsulation in mode tun."),
-    key("check", Kind::Later(NO_CHECKS), "", "Health checks."),
-    key("state", Kind::Later(NO_DRAIN), "", "Administrative state."),
-    key("drain_deadline", Kind::Later(NO_DRAIN), "", "When a drained server is cut off."),
+    key("check", Kind::TextOrTexts(Form::Name), "\"alive\"", "Its checks; default: those of its service."),
+    key(
+        "state",
+        Kind::Choice(&["up", "drain", "maintenance"]),
+        "\"up\"",
+        "drain takes no new connections, maintenance is out whatever the checks say.",
+    ),
+    key(
+        "drain_deadline",
+        Kind::Text(Form::Duration),
+        "\"30s\"",
+        "When the connections of a drained server are reset; default: never.",
+    ),
+    key(
+        "on_failure",
+        Kind::Choice(ON_FAILURE),
+        "\"remove\"",
+        "What its failure does; default: its service's.",
+    ),
+    key(
+        "up_command",
+        Kind::Texts(Form::Path),
+        "[\"/usr/local/bin/up\"]",
+        "Program to run when it comes back.",
+    ),
+    key(
+        "down_command",
+        Kind::Texts(Form::Path),
+        "[\"/usr/local/bin/down\"]",
+        "Program to run when it fails.",
+    ),
 ];
 
 const TUNNEL: &[Key] = &[

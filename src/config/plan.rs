@@ -6,6 +6,7 @@ use super::diag::{Complaint, Diagnostic};
 use super::doc::Device;
 use super::sysctl::Sysctls;
 use crate::addr::{Cidr, Mac};
+use crate::health::HealthPlan;
 use crate::host::{AddrRange, Closed, FtpHelper, MarkRule, NetPlan, PortPlan, RoutePlan};
 use crate::io::xdp::XdpMode;
 use crate::io::{MacChoice, OffloadMode, PortInfo};
@@ -93,6 +94,8 @@ pub struct Plan {
     pub marks: Vec<MarkRule>,
     /// Services with their real servers, in the order of the file.
     pub services: Vec<(ServiceSpec, Vec<DestSpec>)>,
+    /// Checks and what they mean.
+    pub health: HealthPlan,
     /// What was accepted but has no effect or an unexpected one.
     pub warnings: Vec<Diagnostic>,
 }

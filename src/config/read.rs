@@ -58,6 +58,12 @@ impl<'a> View<'a> {
         self.table.iter().any(|(k, _)| k.get_ref().as_ref() == name)
     }
 
+    /// Where a key is.
+    pub fn place_of(&self, name: &str) -> Place {
+        let found = self.table.iter().find(|(k, _)| k.get_ref().as_ref() == name);
+        found.map_or_else(|| self.place.clone(), |(k, _)| self.at(name, k.span()))
+    }
+
     /// A string put through `parse`.
     pub fn text<T>(
         &self,
@@ -76,7 +82,12 @@ impl<'a> View<'a> {
         parse: impl Fn(&str) -> Result<T, Complaint>,
         report: &mut Report,
     ) -> Vec<At<T>> {
-        let Some((DeValue::Array(items), place)) = self.value(name) else { return Vec::new() };
+        let (items, place) = match self.value(name) {
+            Some((DeValue::Array(items), place)) => (items, place),
+            // where one is enough it need not stand in a list
+            Some((value, place)) => return parsed(value, place, &parse, report).into_iter().collect(),
+            None => return Vec::new(),
+        };
         let at = |i: usize, span| Place { key: format!("{}[{i}]", place.key), span: Some(span) };
         items
             .iter()
@@ -196,7 +207,8 @@ fn fits(key: &Key, value: &DeValue<'_>) -> Result<(), Complaint> {
             DeValue::Integer(_) if integer(value).is_some_and(|n| (1..=high).contains(&n)) => Ok(()),
             _ => wrong("\"auto\" or a whole number from 1"),
         },
-        Kind::Texts(_) | Kind::Choices(_) => match value {
+        Kind::TextOrTexts(_) if matches!(value, DeValue::String(_)) => Ok(()),
+        Kind::Texts(_) | Kind::TextOrTexts(_) | Kind::Choices(_) => match value {
             DeValue::Array(items) => items.iter().try_for_each(|item| match (item.get_ref(), &key.kind) {
                 (DeValue::String(s), Kind::Choices(words)) => choice(s, words),
                 (DeValue::String(_), _) => Ok(()),

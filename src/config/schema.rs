@@ -39,6 +39,9 @@ fn of(kind: &Kind) -> Value {
             { "type": "integer", "minimum": 1, "maximum": high },
         ] }),
         Kind::Texts(form) => json!({ "type": "array", "items": text(*form) }),
+        Kind::TextOrTexts(form) => {
+            json!({ "oneOf": [text(*form), { "type": "array", "items": text(*form) }] })
+        }
         Kind::Choices(words) => json!({ "type": "array", "items": { "type": "string", "enum": words } }),
         Kind::Table(keys) => object(keys),
         Kind::Tables(keys) => json!({ "type": "array", "items": object(keys) }),

@@ -28,6 +28,8 @@ pub enum Event {
         /// What lies over it now.
         overlay: Option<Overlay>,
     },
+    /// What the health checks found, and what follows from it.
+    Health(crate::health::Event),
     /// Another station says that it has an address of the director.
     AddressConflict {
         /// Name of the port.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::svc::{Catalog, CatalogError, DestSpec, ServiceKey, ServiceSpec};
+use crate::svc::{Catalog, CatalogError, DestSpec, Ending, ServiceKey, ServiceSpec};
 
 /// A real server by what identifies it in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +25,11 @@ pub struct RealKey {
 pub enum Overlay {
     /// It has this weight instead of the configured one; 0 inhibits it.
     Weight(u32),
-    /// It is taken out of its service; its connections stay.
+    /// It has weight 0 and is known to be dead: datagrams of known flows are scheduled anew.
+    Inhibit,
+    /// It has weight 0, and what is left of its connections is reset.
+    Cut,
+    /// It is taken out of its service, as dead; its connections stay.
     Remove,
     /// It is put into its service although nobody configured it there (a sorry server).
     Extra(DestSpec),
@@ -42,8 +46,9 @@ impl Entry {
     fn effective(&self) -> Option<DestSpec> {
         match (&self.overlay, &self.configured) {
             (Overlay::Weight(weight), Some(spec)) => Some(DestSpec { weight: *weight, ..spec.clone() }),
+            (Overlay::Inhibit | Overlay::Cut, Some(spec)) => Some(DestSpec { weight: 0, ..spec.clone() }),
             (Overlay::Extra(spec), _) => Some(spec.clone()),
-            (Overlay::Weight(_), None) | (Overlay::Remove, _) => None,
+            (Overlay::Weight(_) | Overlay::Inhibit | Overlay::Cut, None) | (Overlay::Remove, _) => None,
         }
     }
 }
@@ -56,6 +61,10 @@ impl Overlays {
     /// True when nothing is laid over anything.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+    /// Everything that is laid over something.
+    pub fn iter(&self) -> impl Iterator<Item = (&RealKey, &Overlay)> {
+        self.0.iter().map(|(k, e)| (k, &e.overlay))
     }
     /// What is laid over this real server.
     pub fn get(&self, key: &RealKey) -> Option<&Overlay> {
@@ -89,14 +98,20 @@ impl Overlays {
         };
         let entry = overlay.map(|overlay| Entry { configured: configured.clone(), overlay });
         let wanted = match &entry {
-            Some(Entry { overlay: Overlay::Weight(_) | Overlay::Remove, configured: None }) => {
-                return Err(CatalogError::NoSuchDest);
-            }
+            Some(Entry { overlay: Overlay::Extra(_), .. }) => entry.as_ref().and_then(Entry::effective),
+            Some(Entry { configured: None, .. }) => return Err(CatalogError::NoSuchDest),
             Some(entry) => entry.effective(),
             None => configured,
         };
-        let changed = present != wanted;
-        put(catalog, &key, present.is_some(), wanted)?;
+        let ending = match entry.as_ref().map(|e| &e.overlay) {
+            Some(Overlay::Remove | Overlay::Inhibit) => Ending::Dead,
+            Some(Overlay::Cut) => Ending::Cut,
+            Some(Overlay::Weight(_) | Overlay::Extra(_)) | None => Ending::No,
+        };
+        let before = catalog.ending(&key.service, key.ip, key.port);
+        let changed = present != wanted || before.is_some_and(|b| b != ending);
+        put(catalog, &key, present, wanted)?;
+        catalog.set_ending(&key.service, key.ip, key.port, ending);
         match entry {
             Some(entry) => drop(self.0.insert(key, entry)),
             None => drop(self.0.remove(&key)),
@@ -245,10 +260,13 @@ fn find<'s>(service: &'s crate::svc::Service, key: &RealKey) -> Option<&'s std::
 fn put(
     catalog: &mut Catalog,
     key: &RealKey,
-    present: bool,
+    present: Option<DestSpec>,
     wanted: Option<DestSpec>,
 ) -> Result<(), CatalogError> {
-    match (present, wanted) {
+    if present == wanted {
+        return Ok(());
+    }
+    match (present.is_some(), wanted) {
         (true, Some(spec)) => catalog.edit_dest(&key.service, spec),
         (true, None) => catalog.remove_dest(&key.service, key.ip, key.port),
         (false, Some(spec)) => catalog.add_dest(&key.service, spec).map(drop),

@@ -96,6 +96,16 @@ impl State {
         self.overlays.set(&mut self.catalog, real, overlay)
     }
 
+    /// Bounds the part of a real server of its service's new connections, or lifts the bound.
+    pub fn set_share(&self, real: &RealKey, share: Option<u32>) {
+        let Some(service) = self.catalog.service(&real.service) else { return };
+        let at = service.dests.iter().find(|d| (d.spec.ip, d.spec.port) == (real.ip, real.port));
+        if let Some(dest) = at {
+            dest.live.set_share(share);
+        }
+        service.set_gentle(service.dests.iter().any(|d| d.live.has_share()));
+    }
+
     /// Sets a switch of `net.ipv4.vs` from text, as written to `/proc/sys`.
     ///
     /// # Errors

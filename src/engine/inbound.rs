@@ -6,7 +6,7 @@ use super::{Core, DropReason, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::state::{Seen, State, chunk_event};
 use crate::conn::table::{Conn, Side, flag};
-use crate::svc::{Dest, Proto, Snapshot, Sysctl};
+use crate::svc::{Dest, Ending, Proto, Snapshot, Sysctl};
 use crate::time::{Mono, Span};
 use crate::wire::{Meta, number, tcp};
 
@@ -35,6 +35,20 @@ impl Core {
             self.tell_anew(snap, state, "the packet begins a new connection on the tuple of an old one");
             self.close::<A>(snap, slot);
             return self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out);
+        }
+        match dest.ending {
+            Ending::No => {}
+            Ending::Cut => {
+                if let Some(verdict) = self.cut_short::<A>(snap, at, &meta, pkt, slot, dest, out) {
+                    return verdict;
+                }
+            }
+            // nobody would answer (docs/differences.md)
+            Ending::Dead if meta.proto == number::UDP => {
+                self.close::<A>(snap, slot);
+                return self.unknown::<A>(snap, at, meta, pkt, Some(Proto::Udp), out);
+            }
+            Ending::Dead => {}
         }
         if !dest.available {
             if !snap.sysctl.expire_nodest_conn {
@@ -74,6 +88,9 @@ impl Core {
         let conn = table.get_mut(slot);
         conn.packets = conn.packets.wrapping_add(1);
         let before = conn.state;
+        if meta.tcp_flags & tcp::flag::SYN != 0 && conn.packets > 1 && conn.state == State::TcpSynRecv {
+            dest.live.unanswered();
+        }
         let seen = if conn.flags & flag::NO_OUTPUT != 0 { Seen::InputOnly } else { Seen::Input };
         let timeout = advance(snap, conn, seen, meta, frame, dest, attack);
         let (unassured, state) = (conn.flags & flag::UNASSURED != 0, conn.state);

@@ -129,6 +129,11 @@ impl Core {
         if let Some(slot) = self.awaited::<A>(pkt.bytes(), &meta) {
             return self.inbound::<A>(snap, at, meta, pkt, slot, out);
         }
+        if self.tap.is_some()
+            && let Some(verdict) = self.tapped(snap, &meta, pkt)
+        {
+            return verdict;
+        }
         let (src, dst) = (meta.src(pkt.bytes()), meta.dst(pkt.bytes()));
         if let Some(why) = self.host.check_source(at.port, src).or_else(|| self.host.check_dest(at.port, dst))
         {

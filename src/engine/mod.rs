@@ -14,8 +14,12 @@
 
 mod burst;
 mod bypass;
+pub mod checks;
+pub mod cut;
 mod defense;
 mod deliver;
+#[cfg(test)]
+mod ending_tests;
 pub mod explain;
 mod express;
 mod family;
@@ -111,6 +115,8 @@ pub struct Counters {
     pub opened: u64,
     /// Connections that expired or were ended.
     pub closed: u64,
+    /// Resets sent to both ends of connections at the deadline of a drain.
+    pub cut: u64,
 }
 
 impl std::ops::Add for Counters {
@@ -127,6 +133,7 @@ impl std::ops::Add for Counters {
             handed: self.handed + other.handed,
             opened: self.opened + other.opened,
             closed: self.closed + other.closed,
+            cut: self.cut + other.cut,
         }
     }
 }
@@ -164,6 +171,8 @@ struct Core {
     ftp: ftp::Ftp,
     /// With several workers: our place among them.
     post: Option<Post>,
+    /// Who takes the answers of health checks.
+    tap: Option<checks::Tap>,
     random: Random,
     drops: DropCounters,
     counters: Counters,
@@ -237,6 +246,7 @@ impl Engine {
             sweep_at: now,
             ftp: ftp::Ftp::default(),
             post: crew.map(|crew| Post::new(crew, options.worker)),
+            tap: None,
             random,
             drops: DropCounters::default(),
             counters: Counters::default(),

@@ -5,12 +5,12 @@ use super::inbound::advance;
 use super::input::Arrival;
 use super::{Core, DropReason, Verdict};
 use crate::buf::{Out, PacketBuf};
-use crate::conn::state::Seen;
+use crate::conn::state::{Seen, State};
 use crate::conn::table::{Side, flag};
 use crate::host::{IcmpError, OnFail, Quote};
 use crate::nat::Ends;
 use crate::svc::Snapshot;
-use crate::wire::{Meta, ttl};
+use crate::wire::{Meta, tcp, ttl};
 
 impl Core {
     #[inline(never)]
@@ -58,6 +58,9 @@ impl Core {
         if dest.available {
             let bytes = meta.ip_len() as u64;
             dest.count_output(self.worker, bytes);
+        }
+        if meta.tcp_flags & tcp::flag::RST != 0 && conn.state == State::TcpSynRecv {
+            dest.live.refused();
         }
         let attack = self.defense.attack;
         let table = A::table(&mut self.tables);

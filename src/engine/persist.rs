@@ -16,7 +16,7 @@ use crate::conn::table::flag;
 use crate::conn::template::{NewTemplate, Template, TemplateKey};
 use crate::engine::ConnRow;
 use crate::svc::snapshot::FTP;
-use crate::svc::{Dest, Persistence, PersistenceEngine, Proto, Service, ServiceKey, Snapshot};
+use crate::svc::{Dest, Ending, Persistence, PersistenceEngine, Proto, Service, ServiceKey, Snapshot};
 use crate::time::Mono;
 use crate::wire::Meta;
 
@@ -162,7 +162,10 @@ impl Core {
     fn known(&self, snap: &Snapshot, key: &TemplateKey) -> Option<Arc<Template>> {
         let template = snap.templates.hold(key)?;
         let quiesced = |weight: u32| snap.sysctl.expire_quiescent_template && weight == 0;
-        if snap.dest(template.dest).is_some_and(|d| d.available && !quiesced(d.weight())) {
+        if snap
+            .dest(template.dest)
+            .is_some_and(|d| d.available && d.ending == Ending::No && !quiesced(d.weight()))
+        {
             return Some(template);
         }
         snap.templates.retire(&template);

@@ -124,7 +124,16 @@ impl Core {
         };
         let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let before = self.told().then(|| scheduler.clone());
-        let picked = scheduler.pick(now, &service.dests, &key);
+        let picked = if service.is_gentle() {
+            service.earn();
+            let picked = scheduler.pick(now, &service.dests, &key).or_else(|| {
+                service.lift();
+                scheduler.pick(now, &service.dests, &key)
+            });
+            picked.inspect(|index| service.spend(*index))
+        } else {
+            scheduler.pick(now, &service.dests, &key)
+        };
         if let Some(before) = before {
             self.tell_pick(now, service, &key, before, picked);
         }

@@ -9,7 +9,7 @@ use crate::addr::Mac;
 use crate::conn::state::State;
 use crate::conn::wheel::ticks;
 use crate::host::{Known, Route};
-use crate::svc::{Dest, DestId, Forward, Snapshot, Stats, Tunnel};
+use crate::svc::{Dest, DestId, Ending, Forward, Snapshot, Stats, Tunnel};
 use crate::tunnel::Outer;
 use crate::wire::Link;
 
@@ -108,7 +108,7 @@ impl Core {
     fn lane<A: IpFamily>(&self, snap: &Snapshot, dest: &Dest, way: &Way) -> Option<Lane> {
         let route = &way.route;
         let (Link::Ethernet, from) = self.host.station(route.port)? else { return None };
-        if route.unreachable || dest.spec.ip.is_loopback() || !dest.available {
+        if route.unreachable || dest.spec.ip.is_loopback() || !dest.available || dest.ending != Ending::No {
             return None;
         }
         // a server that was edited to another method keeps its connections in their tunnels

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Closed, Host, IcmpError, Owned, Route};
+use super::{Closed, Host, IcmpError, Owned, Route, Segment};
 use crate::buf::{Csum, Out, OwnedPacket, PacketBuf};
 use crate::engine::{DropReason, PortId, Taken, Verdict};
 use crate::time::Mono;
@@ -51,7 +51,7 @@ impl Host {
             return Verdict::Drop(DropReason::NoService);
         }
         match meta.proto {
-            n::TCP => self.tcp_in(now, port, meta, pkt, out),
+            n::TCP => self.reset(now, port, meta, pkt, out),
             n::UDP => self.udp_in(now, port, meta, pkt, out),
             // listened to and of no interest; "no next header" asks for nothing
             IGMP if meta.family == Family::V4 => Verdict::Drop(DropReason::Protocol),
@@ -178,7 +178,8 @@ impl Host {
         LOCAL
     }
 
-    fn tcp_in(
+    /// Answers a TCP segment with a reset its sender accepts.
+    pub fn reset(
         &mut self,
         now: Mono,
         port: PortId,
@@ -216,47 +217,15 @@ impl Host {
             (0, next, flag::RST | flag::ACK)
         };
         let (sport, dport) = (meta.sport, meta.dport);
-        let fill = |b: &mut [u8]| {
-            b.fill(0);
-            put16(b, tcp::field::SPORT, dport);
-            put16(b, tcp::field::DPORT, sport);
-            put32(b, tcp::field::SEQ, seq);
-            put32(b, tcp::field::ACK, ack);
-            b[tcp::field::OFFSET] = 5 << 4;
-            b[tcp::field::FLAGS] = answer;
-        };
-        let reset = match (src, dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let ip = ipv4::Header {
-                    tos: frame[l3 + ipv4::field::TOS] & !ECN,
-                    total: (ipv4::LEN + tcp::LEN) as u16,
-                    id: 0,
-                    df: true,
-                    ttl: 64,
-                    proto: n::TCP,
-                    src: dst.into(),
-                    dst: src.into(),
-                };
-                let mut reset = out.packet(ipv4::LEN + tcp::LEN);
-                reset.edit(|p| {
-                    let b = p.bytes_mut();
-                    if let Some(header) = b.first_chunk_mut() {
-                        ip.write(header);
-                    }
-                    let segment = &mut b[ipv4::LEN..];
-                    fill(segment);
-                    let pseudo = sum::pseudo4(dst.octets(), src.octets(), n::TCP, tcp::LEN as u32);
-                    let check = !sum::fold(pseudo + sum::sum(segment));
-                    put16(segment, tcp::field::CHECKSUM, check);
-                });
-                reset
-            }
-            _ => {
-                let class = (frame[l3] << 4 | frame[l3 + 1] >> 4) & !ECN;
-                let flow = self.flow_label(Some(dst), src, n::TCP, u32::from(dport) << 16 | u32::from(sport));
-                reply6(out, (class, flow, n::TCP), (dst, src), tcp::LEN, tcp::field::CHECKSUM, fill)
+        let (tos, flow) = match meta.family {
+            Family::V4 => (frame[l3 + ipv4::field::TOS], 0),
+            Family::V6 => {
+                let ports = u32::from(dport) << 16 | u32::from(sport);
+                (frame[l3] << 4 | frame[l3 + 1] >> 4, self.flow_label(Some(dst), src, n::TCP, ports))
             }
         };
+        let (from, to) = ((dst, dport), (src, sport));
+        let reset = Segment { tos: tos & !ECN, flow, from, to, seq, ack, flags: answer }.build(out);
         self.counters.resets += 1;
         self.send_own(now, &route, reset, out);
         LOCAL
@@ -321,7 +290,7 @@ fn checksum_ok(frame: &[u8], meta: &Meta, csum: Csum, len: usize) -> bool {
 
 /// An IPv6 packet of our own, hop limit 64, whose transport part `fill` writes; the checksum at `check_at`
 /// is computed here.
-fn reply6(
+pub(super) fn reply6(
     out: &mut Out,
     (class, flow, next): (u8, u32, u8),
     (src, dst): (IpAddr, IpAddr),

@@ -14,6 +14,7 @@
 //! | `answer` | ARP and neighbour discovery received; announcements |
 //! | `local` | echo, resets, unreachables |
 //! | `error` | ICMP errors about somebody's packet |
+//! | `segment` | TCP segments of its own |
 //! | `frag` | fragments kept until their datagram is whole |
 #![forbid(unsafe_code)]
 
@@ -30,6 +31,7 @@ pub mod plan;
 mod property_tests;
 mod resolve;
 mod route;
+mod segment;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -46,6 +48,7 @@ pub use own::{FrameTo, Owned};
 pub use plan::*;
 pub use resolve::{OnFail, Quote, Undelivered};
 pub use route::Route;
+pub use segment::Segment;
 
 use crate::addr::Mac;
 use crate::buf::Out;

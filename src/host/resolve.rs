@@ -162,7 +162,7 @@ impl Host {
     }
 
     /// Sends an IP packet of our own, cut to the MTU where needed.
-    pub(super) fn send_own(&mut self, now: Mono, route: &Route, mut packet: OwnedPacket, out: &mut Out) {
+    pub fn send_own(&mut self, now: Mono, route: &Route, mut packet: OwnedPacket, out: &mut Out) {
         if packet.bytes().len() > route.mtu as usize {
             self.send_pieces(now, route, packet, out);
             return;

@@ -22,6 +22,7 @@ fn dest(n: u32, weight: u32) -> Arc<Dest> {
         stats: Default::default(),
         service_stats: Default::default(),
         available: true,
+        ending: crate::svc::Ending::No,
     })
 }
 

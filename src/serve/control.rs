@@ -52,6 +52,8 @@ enum Request {
     },
     Overlay {
         overlays: Vec<(RealKey, Option<Overlay>)>,
+        /// Bounds of shares of new connections, for slow start.
+        shares: Vec<(RealKey, Option<u32>)>,
         answer: oneshot::Sender<Vec<Result<(), CatalogError>>>,
     },
     Sysctls {
@@ -143,7 +145,19 @@ impl Control {
         &self,
         overlays: Vec<(RealKey, Option<Overlay>)>,
     ) -> Result<Vec<Result<(), CatalogError>>, Gone> {
-        self.ask(|answer| Request::Overlay { overlays, answer }).await
+        self.ask(|answer| Request::Overlay { overlays, shares: Vec::new(), answer }).await
+    }
+    /// The same, and bounds or frees the shares of new connections of servers in slow start; they hold
+    /// before the overlays become effective.
+    ///
+    /// # Errors
+    /// As [`Control::overlay`].
+    pub async fn overlay_gently(
+        &self,
+        overlays: Vec<(RealKey, Option<Overlay>)>,
+        shares: Vec<(RealKey, Option<u32>)>,
+    ) -> Result<Vec<Result<(), CatalogError>>, Gone> {
+        self.ask(|answer| Request::Overlay { overlays, shares, answer }).await
     }
     /// Gives a real server another weight than the configured one, 0 to inhibit it.
     ///
@@ -258,7 +272,9 @@ impl Task {
                 drop(answer.send(self.apply(*plan, dry_run).await));
             }
             Request::Commands { commands, answer } => drop(answer.send(self.commands(&commands).await)),
-            Request::Overlay { overlays, answer } => drop(answer.send(self.overlay(overlays).await)),
+            Request::Overlay { overlays, shares, answer } => {
+                drop(answer.send(self.overlay(overlays, &shares).await));
+            }
             Request::Sysctls { values, answer } => drop(answer.send(self.sysctls(&values).await)),
         }
     }
@@ -277,7 +293,9 @@ impl Task {
             return Ok(Applied { changes, before, after: next });
         }
         if changes.is_empty() {
+            // what checks mean may have changed nevertheless
             self.state = next;
+            self.tell(Event::Changed { generation: self.generation, changes });
         } else {
             self.publish(next, changes).await?;
         }
@@ -307,7 +325,11 @@ impl Task {
         refused.map_or(Ok(()), Err)
     }
 
-    async fn overlay(&mut self, overlays: Vec<(RealKey, Option<Overlay>)>) -> Vec<Result<(), CatalogError>> {
+    async fn overlay(
+        &mut self,
+        overlays: Vec<(RealKey, Option<Overlay>)>,
+        shares: &[(RealKey, Option<u32>)],
+    ) -> Vec<Result<(), CatalogError>> {
         let mut next = self.state.clone();
         let mut changes = Changes::default();
         let mut answers = Vec::with_capacity(overlays.len());
@@ -319,6 +341,9 @@ impl Task {
                 told.push(Event::Overlaid { real, overlay });
             }
             answers.push(answer.map(drop));
+        }
+        for (real, share) in shares {
+            next.set_share(real, *share);
         }
         if told.is_empty() {
             self.state = next;
@@ -404,7 +429,7 @@ fn log(event: &Event) {
             info!(port, %ip, %from, %to, "neighbour has another MAC address");
         }
         Event::NeighborFailed { port, ip } => warn!(port, %ip, "neighbour does not answer"),
-        Event::Changed { .. } | Event::Refused { .. } | Event::Overlaid { .. } => {}
+        Event::Changed { .. } | Event::Refused { .. } | Event::Overlaid { .. } | Event::Health(_) => {}
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod claims;
 pub mod control;
+pub mod health;
 mod host_side;
 mod ports;
 pub mod running;

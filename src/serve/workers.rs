@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::buf::Out;
 use crate::engine::Engine;
 use crate::host::HostEvent;
 use crate::io::PortInfo;
@@ -91,6 +92,17 @@ impl Askers {
         f: impl FnOnce(&mut Engine, Mono) -> R + Send + 'static,
     ) -> Result<R, Stopped> {
         self.0.get(worker).ok_or(Stopped)?.ask(move |engine, now, _| f(engine, now)).await
+    }
+    /// The same for what sends packets.
+    ///
+    /// # Errors
+    /// There is no such worker any more.
+    pub async fn ask_sending<R: Send + 'static>(
+        &self,
+        worker: usize,
+        f: impl FnOnce(&mut Engine, Mono, &mut Out) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        self.0.get(worker).ok_or(Stopped)?.ask(f).await
     }
     /// Runs `f` in every worker and gives the results in their order.
     ///

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use super::settings::{Sysctl, Timeouts};
 use super::snapshot::Snapshot;
 use super::{
-    Dest, DestId, DestLive, DestSpec, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
+    Dest, DestId, DestLive, DestSpec, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec,
+    Stats,
 };
 use crate::conn::template::Templates;
 use crate::host::NetPlan;
@@ -122,6 +123,7 @@ impl Catalog {
             dests: Vec::new(),
             stats: Stats::new(self.workers),
             scheduler,
+            gentle: Arc::default(),
         }));
         Ok(id)
     }
@@ -198,8 +200,18 @@ impl Catalog {
         let new = revived.is_none();
         let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::new(self.workers))));
         let stats = live.stats.clone();
-        let dest =
-            Dest { id, service, spec, live, stats, timeouts, mss_clamp, service_stats, available: true };
+        let dest = Dest {
+            id,
+            service,
+            spec,
+            live,
+            stats,
+            timeouts,
+            mss_clamp,
+            service_stats,
+            available: true,
+            ending: Ending::No,
+        };
         let dest = Arc::new(dest);
         dest.refresh_overload();
         self.dests[id.0 as usize] = Some(dest.clone());
@@ -243,6 +255,35 @@ impl Catalog {
         self.trash.push((*key, gone.id));
         self.note(key, Notice::Removed(gone.id, at));
         Ok(())
+    }
+    /// What becomes of the connections of a real server that is in its service.
+    pub fn ending(&self, key: &ServiceKey, ip: IpAddr, port: u16) -> Option<Ending> {
+        self.service(key)?.dests.iter().find(|d| same(&d.spec, ip, port)).map(|d| d.ending)
+    }
+    /// Says what becomes of the connections of a real server, also of one that was removed. False when
+    /// there is none.
+    pub fn set_ending(&mut self, key: &ServiceKey, ip: IpAddr, port: u16, ending: Ending) -> bool {
+        let at = self.service(key).and_then(|s| s.dests.iter().position(|d| same(&d.spec, ip, port)));
+        let id = match (at, self.service(key)) {
+            (Some(at), Some(s)) => s.dests[at].id,
+            _ => {
+                let gone = |(k, id): &&(ServiceKey, DestId)| {
+                    k == key && self.dests[id.0 as usize].as_ref().is_some_and(|d| same(&d.spec, ip, port))
+                };
+                let Some((_, id)) = self.trash.iter().find(gone) else { return false };
+                *id
+            }
+        };
+        let Some(old) = self.dests[id.0 as usize].as_ref() else { return false };
+        if old.ending == ending {
+            return true;
+        }
+        let dest = Arc::new(Dest { ending, ..(**old).clone() });
+        self.dests[id.0 as usize] = Some(dest.clone());
+        if let (Some(at), Some(s)) = (at, self.service_mut(key)) {
+            s.dests[at] = dest;
+        }
+        true
     }
     /// Ends a transaction: tells the schedulers, forgets removed servers without connections, and
     /// publishes the snapshot.

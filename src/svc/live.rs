@@ -26,6 +26,13 @@ pub struct DestLive {
     inactive: AtomicU32,
     persistent: AtomicU32,
     overloaded: AtomicBool,
+    /// Slow start (see `gentle.rs`): bound of its part of new connections, 0 for none; what it has earned;
+    /// whether it is passed over.
+    pub(super) share: AtomicU32,
+    pub(super) credit: AtomicU32,
+    pub(super) held: AtomicBool,
+    /// Clients that asked again because nobody answered, and connections it refused.
+    trouble: [AtomicU64; 2],
     /// Traffic of this real server.
     pub stats: Stats,
 }
@@ -34,6 +41,18 @@ impl DestLive {
     /// Counts for so many workers.
     pub fn new(workers: u16) -> DestLive {
         DestLive { stats: Stats::new(workers), ..DestLive::default() }
+    }
+    /// A client asks again for a connection that nobody answered.
+    pub fn unanswered(&self) {
+        self.trouble[0].fetch_add(1, Relaxed);
+    }
+    /// The server refused a connection.
+    pub fn refused(&self) {
+        self.trouble[1].fetch_add(1, Relaxed);
+    }
+    /// Connections not answered, and refused.
+    pub fn trouble(&self) -> [u64; 2] {
+        [0, 1].map(|i: usize| self.trouble[i].load(Relaxed))
     }
     /// A template begins (kernel: `persistconns`).
     pub fn bind_template(&self) {
@@ -47,6 +66,10 @@ impl DestLive {
             inactive: number(&self.inactive),
             persistent: number(&self.persistent),
             overloaded: AtomicBool::new(self.overloaded.load(Relaxed)),
+            share: number(&self.share),
+            credit: number(&self.credit),
+            held: AtomicBool::new(self.held.load(Relaxed)),
+            trouble: [0, 1].map(|i: usize| AtomicU64::new(self.trouble[i].load(Relaxed))),
             stats: self.stats.apart(),
         }
     }
@@ -154,6 +177,20 @@ pub struct Dest {
     pub service_stats: Stats,
     /// False once it was removed and only its connections are left (kernel: `IP_VS_DEST_F_AVAILABLE`).
     pub available: bool,
+    /// What becomes of its connections.
+    pub ending: Ending,
+}
+
+/// What becomes of the connections of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// They go on.
+    #[default]
+    No,
+    /// The server is known to be dead: datagrams of known flows are scheduled anew.
+    Dead,
+    /// The deadline of its drain is over: both ends get a reset.
+    Cut,
 }
 
 impl Dest {
@@ -176,10 +213,10 @@ impl Dest {
     pub fn persistent(&self) -> u32 {
         self.live.persistent.load(Relaxed)
     }
-    /// True from the upper threshold on, until below the lower one.
+    /// True from the upper threshold on, until below the lower one, and while slow start passes it over.
     #[inline]
     pub fn overloaded(&self) -> bool {
-        self.live.overloaded.load(Relaxed)
+        self.live.overloaded.load(Relaxed) || self.live.held.load(Relaxed)
     }
     /// May it take a new connection?
     #[inline]
@@ -251,6 +288,8 @@ pub struct Service {
     pub stats: Stats,
     /// Scheduler state: one per service, whatever the number of workers; locked for new connections only.
     pub scheduler: Arc<Mutex<Scheduler>>,
+    /// A server is in slow start.
+    pub gentle: Arc<AtomicBool>,
 }
 
 #[cfg(test)]

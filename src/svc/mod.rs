@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+mod gentle;
 pub mod live;
 mod part;
 pub mod settings;
@@ -9,6 +10,7 @@ pub mod snapshot;
 pub mod spec;
 
 pub use catalog::{Catalog, CatalogError};
+pub use gentle::WHOLE;
 pub use live::*;
 pub use settings::{Sysctl, Timeouts};
 pub use snapshot::Snapshot;

@@ -64,6 +64,7 @@ fn detached(service: &Service) -> Service {
         dests: service.dests.iter().map(|d| Arc::new(alone(d, stats.clone()))).collect(),
         stats,
         scheduler: Arc::new(Mutex::new(scheduler)),
+        gentle: Arc::new(service.is_gentle().into()),
     }
 }
 

@@ -34,7 +34,7 @@ fn cases() -> Vec<Case> {
             "unknown key with nothing near",
             real("colour = 1"),
             &[
-                "8:1 service[0].real[0].colour | unknown key | known keys here: name, address, weight, upper_threshold, lower_threshold, mode, tunnel",
+                "8:1 service[0].real[0].colour | unknown key | known keys here: name, address, weight, upper_threshold, lower_threshold, mode, tunnel, check, state, drain_deadline, on_failure, up_command, down_command",
             ],
         ),
         case(
@@ -80,18 +80,67 @@ fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "health checks are not there yet",
-            port("[[check]]\nname = \"a\""),
+            "a check without a name or a type",
+            port("[[check]]\nnamee = \"a\""),
             &[
-                "4:3 check | not available in this version | health checks come in a later version; set `weight = 0` and reload to take a server out",
+                "4:1 check[0] | `name` is missing | for example: name = \"alive\"",
+                "4:1 check[0] | `type` is missing | for example: type = \"http\"",
+                "5:1 check[0].namee | unknown key | did you mean `name`?",
             ],
         ),
         case(
-            "draining is not there yet",
-            real("state = \"drain\""),
+            "a check that is not there",
+            real("check = [\"alife\"]\n[[check]]\nname = \"alive\"\ntype = \"tcp\""),
+            &["8:10 service[0].real[0].check[0] | there is no check `alife` | did you mean `alive`?"],
+        ),
+        case(
+            "a key of another type of check",
+            real("check = \"a\"\n[[check]]\nname = \"a\"\ntype = \"tcp\"\npath = \"/x\""),
             &[
-                "8:1 service[0].real[0].state | not available in this version | draining comes in a later version; `weight = 0` takes no new connections and keeps old ones",
+                "12:1 check[0].path | `path` belongs to checks of type http and https | leave it out: this one is of type tcp",
             ],
+        ),
+        case(
+            "values of checks",
+            real(
+                "check = \"a\"\n[[check]]\nname = \"a\"\ntype = \"http\"\npath = \"x y\"\nstatus = [\"99\"]\nbody = \"(\"\ninterval = \"0s\"",
+            ),
+            &[
+                "12:8 check[0].path | `x y` is not a path | it begins with `/` and has no spaces: \"/health?full=1\"",
+                "13:11 check[0].status[0] | `99` is not a range of status codes | codes are 100 to 599: \"200\" or \"200-299\"",
+                "14:8 check[0].body | `(` is not a regular expression: error: unclosed group | the syntax is that of the Rust crate regex: no look-around, no back references",
+                "15:12 check[0].interval | it cannot be zero | write for example \"1s\"",
+            ],
+        ),
+        case(
+            "a program without its path",
+            real("check = \"a\"\n[[check]]\nname = \"a\"\ntype = \"exec\"\ncommand = [\"check\"]\nport = 80"),
+            &[
+                "12:12 check[0].command[0] | `check` is not the path of a program | write it from the root, such as \"/usr/local/bin/check\"; there is no shell and no search",
+                "13:8 check[0].port | a check of type exec has no port | leave `port` out",
+            ],
+        ),
+        case(
+            "the virtual address of a server behind nat",
+            real("check = \"a\"\n[[check]]\nname = \"a\"\ntype = \"tcp\"\nvia = \"vip\""),
+            &[
+                "8:9 service[0].real[0].check | `a` asks for the virtual address, which 10.0.0.11 does not have in mode nat | write via = \"host\" or via = \"director\", or leave `via` out",
+            ],
+        ),
+        case(
+            "policy that cannot be",
+            net("scheduler = \"sh\"\nslow_start = \"10s\"\nhysteresis = 5\npanic = { below = 50, use = \"sorry\" }\nsorry_mode = \"nat\""),
+            &[
+                "7:14 service[0].slow_start | the scheduler sh finds servers by hash and cannot pass one over | leave `slow_start` out, or use another scheduler",
+                "8:14 service[0].hysteresis | the hysteresis is larger than the quorum (1) | the service could never go down by its quorum",
+                "9:29 service[0].panic.use | there is no sorry server | add sorry_server = \"10.0.0.99:80\"",
+                "10:14 service[0].sorry_mode | there is no sorry server | add sorry_server = \"10.0.0.99:80\"",
+            ],
+        ),
+        case(
+            "a state that is none",
+            real("state = \"drained\""),
+            &["8:9 service[0].real[0].state | `drained` is not known here | did you mean `drain`? Known are: up, drain, maintenance"],
         ),
         case(
             "port without device",
@@ -527,13 +576,6 @@ fn cases() -> Vec<Case> {
             net("[[service.real]]\naddress = \"10.9.0.11:80\""),
             &[
                 "7:11 service[0].real[0].address | no route leads to 10.9.0.11 | add an address of its network to a port, or a [[route]] or gateway towards it",
-            ],
-        ),
-        case(
-            "real server is the VIP",
-            net("[[service.real]]\naddress = \"10.0.0.10:81\""),
-            &[
-                "7:11 service[0].real[0].address | 10.0.0.10 is a virtual address of the director: packets would go round in circles | write the real server's own address",
             ],
         ),
         case(

@@ -9,6 +9,7 @@
 //! * `router`: forwarding beside services, configuration read again, idling.
 //! * `ftp`: data connections of FTP, with vsftpd and curl.
 //! * `xdp`: what the kernel beside an XDP port sees and does not see, how the program comes and goes.
+//! * `health`: real servers that stop, freeze, answer wrongly, lose their address or tunnel; drains, slow start.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
@@ -20,6 +21,7 @@
 mod cell;
 mod ftp;
 mod gate;
+mod health;
 mod host_as_real;
 mod matrix;
 mod mixed;

@@ -3,6 +3,7 @@
 //! All errors are found in one run. A rule whose inputs are wrong themselves is left out, so that one
 //! mistake makes one message.
 
+mod health;
 mod ports;
 mod reach;
 mod reals;
@@ -69,6 +70,7 @@ fn plan(doc: &Doc, report: &mut Report) -> Plan {
     let marks = marks(doc, report);
     let local_addresses = local_addresses(doc, report);
     let services = services::check(doc, net_is_whole, report);
+    let health = health::check(doc, &services, report);
     let d = &doc.director;
     let workers = workers(doc, report);
     if let Some(control) = &d.control {
@@ -100,6 +102,7 @@ fn plan(doc: &Doc, report: &mut Report) -> Plan {
         routes,
         marks,
         services,
+        health,
         warnings: Vec::new(),
     }
 }

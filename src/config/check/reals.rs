@@ -195,11 +195,19 @@ fn station(around: &Surroundings<'_>, address: &At<(IpAddr, Option<u16>)>, repor
         return false;
     }
     let ours = around.doc.ports.iter().flat_map(|p| &p.addresses).any(|a| a.value.addr == ip);
-    if around.vips.contains(&ip) || ours {
-        let what = if ours { "the director's own address" } else { "a virtual address of the director" };
+    if ours {
         report.error(
             &address.place,
-            format!("{ip} is {what}: packets would go round in circles"),
+            format!("{ip} is the director's own address: packets would go round in circles"),
+            "write the real server's own address",
+        );
+        return false;
+    }
+    if around.vips.contains(&ip) {
+        // keepalived takes it, so what runs there runs here
+        report.warn(
+            &address.place,
+            format!("{ip} is a virtual address of the director: nobody will answer there"),
             "write the real server's own address",
         );
         return false;

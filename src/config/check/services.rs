@@ -216,6 +216,9 @@ fn persistence(s: &ServiceDoc, v6: bool, report: &mut Report) -> Option<Persiste
 
 /// The forwarding method of a server: its own, its service's, the director's.
 pub fn mode_of(doc: &Doc, s: &ServiceDoc, real: &crate::config::doc::RealDoc) -> Mode {
-    let own = real.mode.as_ref().or(s.mode.as_ref()).or(doc.director.mode.as_ref());
-    own.map(|m| m.value).unwrap_or_default()
+    real.mode.as_ref().map_or_else(|| default_mode(doc, s), |m| m.value)
+}
+/// The forwarding method where a server says none.
+pub fn default_mode(doc: &Doc, s: &ServiceDoc) -> Mode {
+    s.mode.as_ref().or(doc.director.mode.as_ref()).map(|m| m.value).unwrap_or_default()
 }

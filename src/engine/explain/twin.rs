@@ -4,6 +4,7 @@ use std::collections::TryReserveError;
 use std::sync::Arc;
 
 use super::super::burst::{Sight, WAVE};
+use super::super::checks::Tap;
 use super::super::family::{IpFamily, Tables};
 use super::super::ftp::Key;
 use super::super::ways::Ways;
@@ -148,6 +149,7 @@ impl Engine {
             path_mtus: core.path_mtus.clone(),
             defense,
             sweep_at: core.sweep_at,
+            tap: core.tap.as_ref().map(|_| Tap::nowhere()),
             ftp: core.ftp.part(&moved),
             // it stands for all workers and gives nothing away
             post: None,
