@@ -3,19 +3,41 @@
 
 #[path = "../fuzz/src/frame_body.rs"]
 mod frame_body;
+#[cfg(feature = "daemon")]
+#[path = "../fuzz/src/import_body.rs"]
+mod import_body;
+#[cfg(feature = "daemon")]
+#[path = "../fuzz/src/reply_body.rs"]
+mod reply_body;
 
 use std::fs;
 
-#[test]
-fn the_frame_corpus_breaks_no_invariant() {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/frame");
+fn replay(target: &str, least: usize, run: fn(&[u8])) {
+    let dir = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
     let mut count = 0;
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let data = fs::read(&path).unwrap();
-        let ended = std::panic::catch_unwind(|| frame_body::run(&data));
+        let ended = std::panic::catch_unwind(|| run(&data));
         assert!(ended.is_ok(), "{} breaks an invariant", path.display());
         count += 1;
     }
-    assert!(count >= 50, "{count} inputs only");
+    assert!(count >= least, "{count} inputs only");
+}
+
+#[test]
+fn the_frame_corpus_breaks_no_invariant() {
+    replay("frame", 50, frame_body::run);
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn the_import_corpus_comes_out_as_toml() {
+    replay("import", 12, import_body::run);
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn the_replies_of_servers_are_judged() {
+    replay("reply", 20, reply_body::run);
 }

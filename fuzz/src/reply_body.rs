@@ -42,9 +42,11 @@ fn request() -> HttpRequest {
 fn http(reply: &[u8]) {
     let kind = CheckKind::Http { requests: vec![request()], version: HttpVersion::V11, tls: None };
     let timing = Timing::every(Span::from_secs(1));
-    let check = CheckSpec { name: "c".into(), kind, timing, address: None, port: None, bind: None, via: None };
+    let check =
+        CheckSpec { name: "c".into(), kind, timing, address: None, port: None, bind: None, via: None };
     let to = ([127, 0, 0, 1], 80).into();
-    let job = Job { id: TargetId(0), run: 1, check: Arc::new(check), to, real: to, via: Via::Host, forward: None };
+    let job =
+        Job { id: TargetId(0), run: 1, check: Arc::new(check), to, real: to, via: Via::Host, forward: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let reply = reply.to_vec();
@@ -54,7 +56,8 @@ fn http(reply: &[u8]) {
             let _ = far.read(&mut question).await;
             let _ = far.write_all(&reply).await;
         };
-        let asked = http::ask(&job, &request(), HttpVersion::V11, near);
+        let wanted = request();
+        let asked = http::ask(&job, &wanted, HttpVersion::V11, near);
         let both = async { tokio::join!(asked, server).0 };
         tokio::time::timeout(Duration::from_secs(10), both).await
     });

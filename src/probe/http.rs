@@ -41,7 +41,16 @@ impl Drop for Driver {
     }
 }
 
-async fn ask<S>(job: &Job, request: &HttpRequest, version: HttpVersion, stream: S) -> Result<String, Trouble>
+/// Asks over a connection and judges the answer; gives what was found.
+///
+/// # Errors
+/// It is not as it should be.
+pub async fn ask<S>(
+    job: &Job,
+    request: &HttpRequest,
+    version: HttpVersion,
+    stream: S,
+) -> Result<String, Trouble>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -8,7 +8,7 @@ pub mod dial;
 mod dns;
 mod exec;
 mod file;
-mod http;
+pub mod http;
 mod ping;
 mod smtp;
 pub mod stack;
