@@ -528,7 +528,8 @@ in_namespaces! {
         let mut c = Cluster::start(Mode::Nat, Encapsulation::Ipip, "rr", HTTP, "");
         let vip = c.topology.layout.vip;
         let ns = &c.topology.node("director").unwrap().ns;
-        ns.run(|| Netlink::open()?.add_dummy("dummy0")).unwrap();
+        // any device will do; not every kernel has dummies
+        ns.run(|| Netlink::open()?.add_bridge("dummy0")).unwrap();
         let toml = configuration(&c.topology.layout, "rr", HTTP, &service, "");
         let toml = toml.replace("[director]\n", &format!("[director]\nnotify_fifo = \"{}\"\n", fifo.display()));
         c.reload(&toml);
