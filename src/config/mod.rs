@@ -13,6 +13,7 @@ pub mod keys;
 mod keys_health;
 pub mod plan;
 mod read;
+pub mod save;
 pub mod schema;
 pub mod sysctl;
 pub mod values;

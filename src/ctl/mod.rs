@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod event;
+pub mod ipvsadm;
 pub mod overlay;
 pub mod state;
 

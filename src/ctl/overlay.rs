@@ -177,9 +177,10 @@ impl Overlays {
         ip: IpAddr,
         port: u16,
     ) -> Result<(), CatalogError> {
-        let keys = [port, service.port()].map(|port| RealKey { service: *service, ip, port });
-        let known = keys.into_iter().find(|k| self.0.get(k).is_some_and(|e| e.configured.is_some()));
-        let Some(key) = known else { return catalog.remove_dest(service, ip, port) };
+        let key = RealKey { service: *service, ip, port };
+        if self.0.get(&key).is_none_or(|e| e.configured.is_none()) {
+            return catalog.remove_dest(service, ip, port);
+        }
         let gone = self.0.remove(&key);
         match gone.and_then(|e| e.effective()) {
             Some(_) => catalog.remove_dest(service, key.ip, key.port),
@@ -247,9 +248,12 @@ impl Overlays {
     }
 }
 
-/// TUN and DR have no port of their own.
+/// TUN and DR have no port of their own, but behind a mark they may have one in name.
 fn key_of(service: &ServiceKey, spec: &DestSpec) -> RealKey {
-    let port = if spec.forward.translates() { spec.port } else { service.port() };
+    let port = match service {
+        ServiceKey::Address { port, .. } if !spec.forward.translates() => *port,
+        _ => spec.port,
+    };
     RealKey { service: *service, ip: spec.ip, port }
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::ipvsadm::Daemons;
 use super::overlay::{Overlay, Overlays, RealKey};
 use crate::config::Plan;
 use crate::config::apply::{Changes, apply};
 use crate::config::diag::Complaint;
 use crate::config::sysctl::{self, Sysctls, Value};
 use crate::ipvsadm::{self, Baseline, Command, Rates, Refusal};
-use crate::svc::{Catalog, CatalogError, DestSpec, ServiceKey, ServiceSpec};
+use crate::svc::{Catalog, CatalogError, DestSpec, Service, ServiceKey, ServiceSpec};
 
 /// What runs. A clone is cheap, and is how readers look at it and how changes are tried.
 #[derive(Clone, Debug, Default)]
@@ -24,10 +25,14 @@ pub struct State {
     pub overlays: Overlays,
     /// Settings that were given, by their kernel names.
     pub sysctl: Sysctls,
+    /// Synchronisation daemons that were started.
+    pub daemons: Daemons,
     /// Counters at the last `ipvsadm -Z`.
     pub zero: Arc<Baseline>,
     /// Rates.
     pub rates: Arc<Rates>,
+    /// Traffic of services that were removed since the last `ipvsadm -Z`.
+    departed: [u64; 5],
 }
 
 impl State {
@@ -54,6 +59,9 @@ impl State {
             (next, changes) = apply(&Plan { services, ..(*plan).clone() }, &self.catalog)?;
             self.overlays = overlays;
         }
+        for s in self.catalog.services().iter().filter(|s| next.service(&s.spec.key).is_none()) {
+            depart(&mut self.departed, self.zero.service(s));
+        }
         self.catalog = next;
         self.sysctl = plan.sysctl.clone();
         self.plan = plan;
@@ -65,6 +73,7 @@ impl State {
     /// # Errors
     /// What the kernel would have refused, in its words; nothing has changed then.
     pub fn command(&mut self, command: &Command) -> Result<(), Refusal> {
+        ipvsadm::check(command, &self.catalog)?;
         let (catalog, overlays) = (&mut self.catalog, &mut self.overlays);
         match command {
             Command::AddDest(key, spec) => overlays.add(catalog, key, spec.clone())?,
@@ -75,8 +84,19 @@ impl State {
                 let rates = Arc::make_mut(&mut self.rates);
                 let services = self.catalog.services().iter();
                 services.filter(|s| key.is_none_or(|k| k == s.spec.key)).for_each(|s| rates.zero(s));
+                if key.is_none() {
+                    self.departed = [0; 5];
+                }
             }
             other => {
+                let gone = |s: &&Arc<Service>| match other {
+                    Command::Clear => true,
+                    Command::DeleteService(key) => s.spec.key == *key,
+                    _ => false,
+                };
+                for s in catalog.services().iter().filter(gone) {
+                    depart(&mut self.departed, self.zero.service(s));
+                }
                 ipvsadm::apply(other, catalog, Arc::make_mut(&mut self.zero))?;
                 match other {
                     Command::DeleteService(key) => overlays.forget(key),
@@ -128,6 +148,29 @@ impl State {
         Arc::make_mut(&mut self.rates).tick(self.catalog.services());
     }
 
+    /// Conns, InPkts, OutPkts, InBytes, OutBytes of all services since the last `ipvsadm -Z`, those of
+    /// services that were removed meanwhile included.
+    pub fn totals(&self) -> [u64; 5] {
+        let mut all = self.departed;
+        for s in self.catalog.services() {
+            for (sum, n) in all.iter_mut().zip(self.zero.service(s)) {
+                *sum += n;
+            }
+        }
+        all
+    }
+
+    /// What all services carry per second.
+    pub fn total_rates(&self) -> [u64; 5] {
+        let mut all = [0; 5];
+        for s in self.catalog.services() {
+            for (sum, n) in all.iter_mut().zip(self.rates.service(s)) {
+                *sum += n;
+            }
+        }
+        all
+    }
+
     /// The virtual addresses of all services.
     pub fn vips(&self) -> BTreeSet<IpAddr> {
         let ip = |key: ServiceKey| match key {
@@ -140,12 +183,18 @@ impl State {
     /// Services with their real servers as they are configured now, overlays apart, in the order in which
     /// adding them makes the same catalog.
     pub fn services(&self) -> Vec<(ServiceSpec, Vec<DestSpec>)> {
-        let one = |s: &Arc<crate::svc::Service>| {
+        let one = |s: &Arc<Service>| {
             let mut reals = self.overlays.beneath(s);
             reals.reverse();
             (s.spec.clone(), reals)
         };
         self.catalog.services().iter().map(one).collect()
+    }
+}
+
+fn depart(departed: &mut [u64; 5], counts: [u64; 5]) {
+    for (sum, n) in departed.iter_mut().zip(counts) {
+        *sum += n;
     }
 }
 

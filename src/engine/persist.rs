@@ -16,7 +16,9 @@ use crate::conn::table::flag;
 use crate::conn::template::{NewTemplate, Template, TemplateKey};
 use crate::engine::ConnRow;
 use crate::svc::snapshot::FTP;
-use crate::svc::{Dest, Ending, Persistence, PersistenceEngine, Proto, Service, ServiceKey, Snapshot};
+use crate::svc::{
+    Dest, Ending, Persistence, PersistenceEngine, Proto, Service, ServiceKey, ServiceSpec, Snapshot,
+};
 use crate::time::Mono;
 use crate::wire::Meta;
 
@@ -92,7 +94,7 @@ impl Core {
         persistence: Persistence,
         data: Option<Box<[u8]>>,
     ) -> Result<Tied, DropReason> {
-        let key = template_key(&service.spec.key, persistence, tuple, data);
+        let key = template_key(&service.spec, persistence, tuple, data);
         let was = if self.told() { snap.templates.find(&key) } else { None };
         let known = self.known(snap, &key);
         self.tell_template(snap, now, &key, was, known.is_some());
@@ -286,11 +288,16 @@ fn engine_data(
 
 /// What the client is known by: its network, and the service's address and port, or its mark.
 fn template_key<A: IpFamily>(
-    service: &ServiceKey,
+    spec: &ServiceSpec,
     persistence: Persistence,
     tuple: &Tuple<A>,
     data: Option<Box<[u8]>>,
 ) -> TemplateKey {
+    let service = &spec.key;
+    let client = match (tuple.src.ip(), spec.netmask_bits) {
+        (IpAddr::V4(ip), Some(bits)) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & bits)),
+        (ip, _) => addr::mask(ip, persistence.netmask),
+    };
     let (proto, virt) = match *service {
         ServiceKey::Mark { mark, v6: false } => (0, IpAddr::V4(Ipv4Addr::from_bits(mark))),
         ServiceKey::Mark { mark, v6: true } => (0, IpAddr::V6(Ipv6Addr::from_bits(u128::from(mark) << 96))),
@@ -298,7 +305,7 @@ fn template_key<A: IpFamily>(
     };
     TemplateKey {
         proto,
-        client: addr::mask(tuple.src.ip(), persistence.netmask),
+        client,
         virt,
         vport: if ties_port(service, tuple.dport) { tuple.dport } else { 0 },
         data,

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
+use super::names::Names;
 use crate::engine::ConnRow;
+use crate::svc::Proto;
 use crate::wire::number;
 
 const TITLE: &str = "IPVS connection entries\n\
@@ -11,20 +13,30 @@ const TITLE: &str = "IPVS connection entries\n\
 
 /// The whole listing. `persistence` adds the columns of persistence engines (`--persistent-conn`).
 pub fn listing(rows: impl Iterator<Item = ConnRow>, persistence: bool) -> String {
-    let mut out = String::from(TITLE);
-    out.push_str(if persistence { "        pe name          pe_data\n" } else { "\n" });
+    let mut out = title(persistence);
     for r in rows {
-        out.push_str(&row(&r));
-        if let Some((name, data)) = r.pe.as_ref().filter(|_| persistence) {
-            let _ = write!(out, " {name:<18} {data}");
-        }
-        out.push('\n');
+        line(&mut out, &r, persistence, None);
     }
     out
 }
 
+/// The two title lines.
+pub fn title(persistence: bool) -> String {
+    format!("{TITLE}{}\n", if persistence { "        pe name          pe_data" } else { "" })
+}
+
+/// One line; with names where they are known.
+pub fn line(out: &mut String, r: &ConnRow, persistence: bool, names: Option<&Names>) {
+    out.push_str(&row(r, names));
+    if let Some((name, data)) = r.pe.as_ref().filter(|_| persistence) {
+        // writing to a String cannot fail
+        let _ = write!(out, " {name:<18} {data}");
+    }
+    out.push('\n');
+}
+
 /// One line without its end. The time left is printed in whole minutes and seconds, rounded down.
-pub fn row(r: &ConnRow) -> String {
+fn row(r: &ConnRow, names: Option<&Names>) -> String {
     let secs = r.expires.as_secs();
     let mut line = String::with_capacity(80);
     // writing to a String cannot fail
@@ -35,9 +47,9 @@ pub fn row(r: &ConnRow) -> String {
         secs / 60,
         secs % 60,
         r.state,
-        endpoint(r.client),
-        endpoint(r.virt),
-        endpoint(r.dest),
+        endpoint(r.client, r.proto, names),
+        endpoint(r.virt, r.proto, names),
+        endpoint(r.dest, r.proto, names),
     );
     line
 }
@@ -53,8 +65,8 @@ fn proto(number: u8) -> &'static str {
     }
 }
 
-fn endpoint(a: SocketAddr) -> String {
-    super::list::endpoint(a.ip(), a.port())
+fn endpoint(a: SocketAddr, proto: u8, names: Option<&Names>) -> String {
+    super::address::endpoint(a.ip(), a.port(), Proto::from_number(proto), names)
 }
 
 #[cfg(test)]
@@ -89,12 +101,12 @@ mod tests {
     fn rows_as_recorded_in_fwd_dr() {
         let r = of("198.51.100.6:30000", "10.1.0.100:80", "10.2.0.11:80", 899, "ESTABLISHED");
         assert_eq!(
-            row(&r).trim_end(),
+            row(&r, None).trim_end(),
             "TCP 14:59  ESTABLISHED 198.51.100.6:30000 10.1.0.100:80      10.2.0.11:80"
         );
         let r = of("[2001:db8:c::6]:30000", "[2001:db8:1::100]:80", "[2001:db8:2::11]:80", 59, "SYN_RECV");
         assert_eq!(
-            row(&r),
+            row(&r, None),
             "TCP 00:59  SYN_RECV    [2001:db8:c::6]:30000 [2001:db8:1::100]:80 [2001:db8:2::11]:80"
         );
     }

@@ -2,19 +2,26 @@
 
 use std::cmp::Ordering;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::address::endpoint;
+use super::names::Names;
 use super::parse::{ListCommand, Show};
 use super::stats::{Baseline, Rates};
 use crate::svc::{
-    Dest, Forward, SchedulerFlags, SchedulerKind, Service, ServiceKey, Timeouts, Tunnel, TunnelCsum,
+    Dest, Forward, Proto, SchedulerFlags, SchedulerKind, Service, ServiceKey, ServiceSpec, Timeouts, Tunnel,
+    TunnelCsum,
 };
 
 /// The recorded table size: 2^12 buckets. Scripts compare this line, so it is not made up from ours.
 const VERSION: &str = "IP Virtual Server version 1.2.1 (size=4096)\n";
 /// Names of real servers are cut at this width.
 const NAME_WIDTH: usize = 28;
+/// Names of services are cut at this width.
+const SERVICE_WIDTH: usize = 33;
+/// Addresses with their ports are never longer than this.
+const ENDPOINT_WIDTH: usize = 59;
 
 /// Everything a listing is made from.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +34,8 @@ pub struct Source<'a> {
     pub rates: &'a Rates,
     /// Timeouts for `--timeout`.
     pub timeouts: &'a Timeouts,
+    /// Names for listings without `-n`.
+    pub names: &'a Names,
 }
 
 /// The text of a listing of services; `None` when the named service does not exist. Connections
@@ -47,12 +56,14 @@ pub fn listing(source: Source<'_>, what: &ListCommand) -> Option<String> {
         }
         None => out.push_str(VERSION),
     }
+    kernel_order(&mut services);
     if !what.nosort {
         sort_by(&mut services, &mut |a, b| compare_services(&a.spec.key, &b.spec.key));
     }
     out.push_str(title(what.show));
+    let names = (!what.numeric).then_some(source.names);
     for s in services {
-        let name = service_name(&s.spec.key);
+        let name = service_name(&s.spec.key, names);
         // writing to a String cannot fail
         let _ = match what.show {
             Show::Stats => writeln!(out, "{name:<33}{}", numbers(source.zero.service(s), what.exact)),
@@ -64,7 +75,12 @@ pub fn listing(source: Source<'_>, what: &ListCommand) -> Option<String> {
             sort_by(&mut dests, &mut |a, b| compare_dests(a, b));
         }
         for d in dests {
-            let _ = writeln!(out, "  -> {:<NAME_WIDTH$}{}", dest_name(d), dest_columns(d, source, what));
+            let _ = writeln!(
+                out,
+                "  -> {:<NAME_WIDTH$}{}",
+                dest_name(d, &s.spec.key, names),
+                dest_columns(d, source, what)
+            );
         }
     }
     Some(out)
@@ -92,17 +108,22 @@ fn title(show: Show) -> &'static str {
             "Prot LocalAddress:Port Scheduler Flags\n\
              \x20 -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn\n"
         }
-        Show::Plain | Show::Timeout | Show::Connections { .. } => {
+        Show::Plain | Show::Timeout | Show::Daemon | Show::Connections { .. } => {
             "Prot LocalAddress:Port Scheduler Flags\n\
              \x20 -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n"
         }
     }
 }
 
-fn service_name(key: &ServiceKey) -> String {
+fn service_name(key: &ServiceKey, names: Option<&Names>) -> String {
     match key {
         ServiceKey::Address { proto, ip, port } => {
-            format!("{:<4} {}", proto.name().to_uppercase(), endpoint(*ip, *port))
+            let at = endpoint(*ip, *port, Some(*proto), names);
+            let mut name = format!("{:<4} {at}", proto.name().to_uppercase());
+            if ip.is_ipv4() {
+                cut(&mut name, SERVICE_WIDTH);
+            }
+            name
         }
         // printed as a signed number, as ipvsadm does (8-cli-service-errors: mark 4294967295)
         ServiceKey::Mark { mark, v6 } => {
@@ -115,25 +136,17 @@ fn service_name(key: &ServiceKey) -> String {
 fn properties(s: &Service) -> String {
     let spec = &s.spec;
     let mut out = spec.scheduler.name().to_string();
-    let flags = flag_names(spec.scheduler, spec.flags);
-    if !flags.is_empty() {
+    if let Some(flags) = flag_names(spec) {
         let _ = write!(out, " ({flags})");
     }
     if let Some(p) = spec.persistence {
         let _ = write!(out, " persistent {}", p.timeout.as_secs());
-        match (spec.key.is_v6(), p.netmask) {
-            (false, 32..) | (true, 128..) => {}
-            (false, len) => {
-                let bits = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
-                let _ = write!(out, " mask {}", std::net::Ipv4Addr::from(bits));
-            }
-            (true, len) => {
-                let _ = write!(out, " mask {len}");
-            }
+        if let Some(mask) = mask(spec) {
+            let _ = write!(out, " mask {mask}");
         }
-    }
-    if let Some(engine) = spec.engine {
-        let _ = write!(out, " pe {}", engine.name());
+        if let Some(engine) = spec.engine {
+            let _ = write!(out, " pe {}", engine.name());
+        }
     }
     if spec.one_packet {
         out.push_str(" ops");
@@ -141,26 +154,122 @@ fn properties(s: &Service) -> String {
     out
 }
 
-/// The flags' names depend on the scheduler; others than `sh` and `mh` only number them.
-pub(super) fn flag_names(scheduler: SchedulerKind, flags: SchedulerFlags) -> String {
-    let (fallback, port) = match scheduler {
+/// The persistence mask where it is not that of single clients.
+fn mask(spec: &ServiceSpec) -> Option<String> {
+    let len = spec.persistence?.netmask;
+    match (spec.key.is_v6(), spec.netmask_bits) {
+        (true, _) => (len < 128).then(|| len.to_string()),
+        (false, Some(bits)) => Some(Ipv4Addr::from(bits).to_string()),
+        (false, None) if len >= 32 => None,
+        (false, None) => {
+            let bits = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+            Some(Ipv4Addr::from(bits).to_string())
+        }
+    }
+}
+
+/// The flags' names depend on the scheduler; others than `sh` and `mh` only number them. These two have no
+/// name for the third flag, which makes an empty list of it alone.
+fn flag_names(spec: &ServiceSpec) -> Option<String> {
+    let (fallback, port) = match spec.scheduler {
         SchedulerKind::Sh => ("sh-fallback", "sh-port"),
         SchedulerKind::Mh => ("mh-fallback", "mh-port"),
         _ => ("flag-1", "flag-2"),
     };
-    let names: Vec<_> = [(flags.fallback, fallback), (flags.port, port)]
+    let third = spec.flag3 && !matches!(spec.scheduler, SchedulerKind::Sh | SchedulerKind::Mh);
+    let names: Vec<_> = [(spec.flags.fallback, fallback), (spec.flags.port, port), (third, "flag-3")]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))
         .collect();
-    names.join(",")
+    let any = spec.flag3 || spec.flags != SchedulerFlags::default();
+    any.then(|| names.join(","))
 }
 
-fn dest_name(d: &Dest) -> String {
-    let mut name = endpoint(d.spec.ip, d.spec.port);
-    if d.spec.ip.is_ipv4() {
-        name.truncate(NAME_WIDTH);
+/// Cuts a name, between characters.
+fn cut(name: &mut String, width: usize) {
+    let at = name.char_indices().map(|(i, _)| i).take_while(|i| *i <= width).last().unwrap_or(0);
+    if name.len() > width {
+        name.truncate(at);
     }
+}
+
+/// Protocol by which ports of a service's real servers are named; marks have none.
+fn proto(key: &ServiceKey) -> Option<Proto> {
+    match key {
+        ServiceKey::Address { proto, .. } => Some(*proto),
+        ServiceKey::Mark { .. } => None,
+    }
+}
+
+fn dest_name(d: &Dest, service: &ServiceKey, names: Option<&Names>) -> String {
+    let mut name = endpoint(d.spec.ip, d.spec.port, proto(service), names);
+    cut(&mut name, if d.spec.ip.is_ipv4() { NAME_WIDTH } else { ENDPOINT_WIDTH });
     name
+}
+
+/// `ipvsadm -S`: lines that make these services again, but for their thresholds, as ipvsadm writes them.
+pub fn rules(services: &[Arc<Service>], names: Option<&Names>) -> String {
+    let mut out = String::new();
+    let mut sorted: Vec<&Arc<Service>> = services.iter().collect();
+    kernel_order(&mut sorted);
+    sort_by(&mut sorted, &mut |a, b| compare_services(&a.spec.key, &b.spec.key));
+    for s in sorted {
+        let spec = &s.spec;
+        let service = match &spec.key {
+            ServiceKey::Address { proto, ip, port } => {
+                let option = match proto {
+                    Proto::Tcp => "-t",
+                    Proto::Udp => "-u",
+                    Proto::Sctp => "--sctp-service",
+                };
+                format!("{option} {}", endpoint(*ip, *port, Some(*proto), names))
+            }
+            ServiceKey::Mark { mark, v6 } => format!("-f {}{}", *mark as i32, if *v6 { " -6" } else { "" }),
+        };
+        // writing to a String cannot fail
+        let _ = write!(out, "-A {service} -s {}", spec.scheduler.name());
+        if let Some(p) = spec.persistence {
+            let _ = write!(out, " -p {}", p.timeout.as_secs());
+            if let Some(mask) = mask(spec) {
+                let _ = write!(out, " -M {mask}");
+            }
+        }
+        if let Some(engine) = spec.engine {
+            let _ = write!(out, " --pe {}", engine.name());
+        }
+        if spec.one_packet {
+            out.push_str(" -o");
+        }
+        if let Some(flags) = flag_names(spec) {
+            let _ = write!(out, " -b {flags}");
+        }
+        out.push('\n');
+        let mut dests: Vec<&Arc<Dest>> = s.dests.iter().collect();
+        sort_by(&mut dests, &mut |a, b| compare_dests(a, b));
+        for d in dests {
+            let at = endpoint(d.spec.ip, d.spec.port, proto(&spec.key), names);
+            let _ = writeln!(out, "-a {service} -r {at} {}", forward_rule(d.spec.forward, d.spec.weight));
+        }
+    }
+    out
+}
+
+fn forward_rule(forward: Forward, weight: u32) -> String {
+    let csum = |c: TunnelCsum| match c {
+        TunnelCsum::None => "--tun-nocsum",
+        TunnelCsum::Csum => "--tun-csum",
+        TunnelCsum::RemCsum => "--tun-remcsum",
+    };
+    match forward {
+        Forward::Nat => format!("-m -w {weight}"),
+        Forward::FullNat => format!("--fullnat -w {weight}"),
+        Forward::Dr => format!("-g -w {weight}"),
+        Forward::Tun(Tunnel::Ipip) => format!("-i -w {weight} --tun-type ipip"),
+        Forward::Tun(Tunnel::Gre { csum: c }) => format!("-i -w {weight} --tun-type gre {}", csum(c)),
+        Forward::Tun(Tunnel::Gue { port, csum: c }) => {
+            format!("-i -w {weight} --tun-type gue --tun-port {port} {}", csum(c))
+        }
+    }
 }
 
 fn dest_columns(d: &Dest, source: Source<'_>, what: &ListCommand) -> String {
@@ -184,7 +293,7 @@ fn dest_columns(d: &Dest, source: Source<'_>, what: &ListCommand) -> String {
             let info = tunnel_info(spec.forward);
             format!(" {method:<7} {info:<13} {weight:<6} {active:<10} {inactive:<10}")
         }
-        Show::Plain | Show::Timeout | Show::Connections { .. } => {
+        Show::Plain | Show::Timeout | Show::Daemon | Show::Connections { .. } => {
             format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}")
         }
     }
@@ -219,14 +328,6 @@ fn numbers(values: [u64; 5], exact: bool) -> String {
     })
 }
 
-/// `10.1.0.100:80`, `[2001:db8::1]:80`
-pub(super) fn endpoint(ip: IpAddr, port: u16) -> String {
-    match ip {
-        IpAddr::V4(ip) => format!("{ip}:{port}"),
-        IpAddr::V6(ip) => format!("[{ip}]:{port}"),
-    }
-}
-
 /// ipvsadm's order subtracts addresses as wrapping 32-bit words and looks at the sign, so it is not a
 /// total order: 255.255.255.255 comes before 0.0.0.0 (8-cli-service-errors).
 fn by_words(a: &[u32; 4], b: &[u32; 4]) -> Ordering {
@@ -242,6 +343,12 @@ fn address_words(ip: IpAddr) -> [u32; 4] {
             [(v >> 96) as u32, (v >> 64) as u32, (v >> 32) as u32, v as u32]
         }
     }
+}
+
+/// Marks have a table of their own in the kernel, which comes last. That matters even to the sorted listing,
+/// since its order is not a total one.
+fn kernel_order(services: &mut [&Arc<Service>]) {
+    services.sort_by_key(|s| matches!(s.spec.key, ServiceKey::Mark { .. }));
 }
 
 /// By mark, family, protocol, address, port.

@@ -8,8 +8,13 @@
 
 mod address;
 pub mod conns;
+pub mod daemon;
+mod help;
 pub mod list;
+pub mod names;
 pub mod parse;
+pub mod proc;
+mod rules;
 mod scan;
 pub mod stats;
 
@@ -17,7 +22,11 @@ use std::fmt;
 
 use crate::svc::{Catalog, CatalogError};
 
-pub use parse::{Command, ListCommand, Show, parse};
+pub use daemon::{DaemonKind, DaemonSpec};
+pub use help::{HELP, VERSION};
+pub use names::Names;
+pub use parse::{Command, ListCommand, Show, parse, parse_named};
+pub use scan::HINT;
 pub use stats::{Baseline, Rates};
 
 /// Why a command line was refused, in `ipvsadm`'s words.
@@ -55,11 +64,34 @@ impl From<CatalogError> for Refusal {
     }
 }
 
+/// Refuses what the kernel refuses and the catalog does not know of, in the kernel's order.
+///
+/// # Errors
+/// Its words.
+pub fn check(command: &Command, catalog: &Catalog) -> Result<(), Refusal> {
+    match command {
+        Command::UnknownScheduler(key, edit) => match (catalog.service(key), edit) {
+            (None, true) => Err(CatalogError::NoSuchService.into()),
+            (Some(_), false) => Err(CatalogError::ServiceExists.into()),
+            _ => Err(Refusal::kernel("Scheduler or persistence engine not found")),
+        },
+        Command::AddDest(key, spec) if !address::can_be_real_server(spec.ip) => {
+            // it cannot be there; thresholds are looked at first
+            catalog.clone().add_dest(key, spec.clone())?;
+            Err(Refusal::kernel(
+                "Invalid operation.  Possibly wrong module version, address not unicast, ...",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Applies a command that changes something. Listings change nothing: see [`list`] and [`conns`].
 ///
 /// # Errors
 /// What the kernel would have refused, in its words.
 pub fn apply(command: &Command, catalog: &mut Catalog, zero: &mut Baseline) -> Result<(), Refusal> {
+    check(command, catalog)?;
     match command {
         Command::AddService(spec) => catalog.add_service(spec.clone()).map(drop)?,
         Command::EditService(spec) => catalog.edit_service(spec.clone())?,
@@ -71,7 +103,14 @@ pub fn apply(command: &Command, catalog: &mut Catalog, zero: &mut Baseline) -> R
         Command::Zero(None) => catalog.services().iter().for_each(|s| zero.zero(s)),
         Command::Zero(Some(key)) => zero.zero(catalog.service(key).ok_or(CatalogError::NoSuchService)?),
         Command::Set([tcp, tcp_fin, udp]) => catalog.timeouts.set(*tcp, *tcp_fin, *udp),
-        Command::List(_) => {}
+        Command::UnknownScheduler(..)
+        | Command::List(_)
+        | Command::Save(_)
+        | Command::Restore
+        | Command::StartDaemon(_)
+        | Command::StopDaemon(_)
+        | Command::Help
+        | Command::Version => {}
     }
     Ok(())
 }

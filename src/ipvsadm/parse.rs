@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 
 use super::Refusal;
-use super::address::{can_be_real_server, full_mask, netmask, number, real_address, virtual_address};
-use super::scan::{HINT, Scanned, Word, scan};
+use super::address::{fwmark, leading_number, netmask4, number, real_address, virtual_address};
+use super::daemon::{self, DaemonKind, DaemonSpec};
+use super::names::Names;
+use super::rules::{Rule, option_name, rule};
+use super::scan::{HINT, Scanned, Typed, Word, scan};
 use crate::svc::{
     DestSpec, Forward, Persistence, Proto, SchedulerFlags, SchedulerKind, ServiceKey, ServiceSpec, Tunnel,
     TunnelCsum,
@@ -13,8 +16,8 @@ use crate::time::Span;
 
 /// Persistence timeout of `-p` without a value, in seconds.
 const DEFAULT_PERSISTENCE: u32 = 360;
-/// Timeouts must be below this many seconds (a year).
-const TIMEOUT_LIMIT: u32 = 31_536_000;
+/// Timeouts are at most this many seconds (31 days).
+const TIMEOUT_LIMIT: i64 = 31 * 86_400;
 
 /// A command, checked for form; whether it can be done is the catalog's to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,9 @@ pub enum Command {
     AddService(ServiceSpec),
     /// `-E`
     EditService(ServiceSpec),
+    /// `-A` or `-E` (true) with a scheduler or persistence engine that is not known: refused, but only
+    /// after the service was looked for.
+    UnknownScheduler(ServiceKey, bool),
     /// `-D`
     DeleteService(ServiceKey),
     /// `-C`
@@ -39,6 +45,18 @@ pub enum Command {
     Set([Span; 3]),
     /// `-L`
     List(ListCommand),
+    /// `-S`; with `-n` true
+    Save(bool),
+    /// `-R`
+    Restore,
+    /// `--start-daemon`
+    StartDaemon(DaemonSpec),
+    /// `--stop-daemon`
+    StopDaemon(DaemonKind),
+    /// `-h`
+    Help,
+    /// `-v`
+    Version,
 }
 
 /// What `-L` is to print.
@@ -59,6 +77,8 @@ pub enum Show {
     TunInfo,
     /// `--timeout`
     Timeout,
+    /// `--daemon`
+    Daemon,
     /// `-c`, `persistence` = with the columns of persistence engines (`--persistent-conn`)
     Connections {
         /// Print the columns of persistence engines.
@@ -81,264 +101,260 @@ pub struct ListCommand {
     pub nosort: bool,
 }
 
-/// Reads the words after `ipvsadm`.
+/// Reads the words after `ipvsadm`; no name is known but numbers.
 ///
 /// # Errors
 /// What ipvsadm would have refused, in its words.
 pub fn parse(words: &[&str]) -> Result<Command, Refusal> {
-    let scanned = scan(words)?;
-    let Some((command, _)) = scanned.options.first() else {
-        return if scanned.rest.is_empty() {
-            Ok(Command::List(ListCommand::default()))
-        } else {
-            Err(Refusal::kernel(HINT))
-        };
-    };
-    let rule = RULES.iter().find(|r| r.command == *command).ok_or_else(|| Refusal::kernel(HINT))?;
-    let options = collect(&scanned, rule)?;
+    parse_named(words, &Names::default())
+}
+
+/// Reads the words after `ipvsadm`.
+///
+/// # Errors
+/// What ipvsadm would have refused, in its words.
+pub fn parse_named(words: &[&str], names: &Names) -> Result<Command, Refusal> {
+    if words.is_empty() {
+        return Ok(Command::List(ListCommand::default()));
+    }
+    let scanned = scan(words);
+    let hint = || Refusal::kernel(HINT);
+    let first = scanned.options.first().ok_or_else(hint)?;
+    let command = first.what;
     match command {
-        Word::Set => set(&scanned.rest).map(Command::Set),
+        Word::Help => return Ok(Command::Help),
+        Word::Version => return Ok(Command::Version),
+        _ => {}
+    }
+    let rule = rule(command).ok_or_else(hint)?;
+    let mut options = Options::new(names);
+    match (command, first.value) {
+        (Word::StartDaemon, Some(kind)) => {
+            options.daemon.kind = daemon::kind(kind, "illegal start-daemon parameter specified")?;
+        }
+        (Word::StopDaemon, Some(kind)) => {
+            options.daemon.kind = daemon::kind(kind, "illegal start_daemon specified")?;
+        }
+        _ => {}
+    }
+    let times = options.collect(scanned, &rule, command)?;
+    match command {
+        Word::Set => Ok(Command::Set(times)),
         Word::Clear => Ok(Command::Clear),
         Word::List => options.list().map(Command::List),
         Word::Zero => Ok(Command::Zero(options.service)),
+        Word::Save => Ok(Command::Save(options.has(Word::Numeric))),
+        Word::Restore => Ok(Command::Restore),
+        Word::StartDaemon => Ok(Command::StartDaemon(options.daemon)),
+        Word::StopDaemon => Ok(Command::StopDaemon(options.daemon.kind)),
         _ => {
-            let key = options.service.ok_or_else(|| needs("service-address", rule))?;
+            let key = options.service.ok_or_else(hint)?;
             match command {
-                Word::AddService => options.service_spec(key).map(Command::AddService),
-                Word::EditService => options.service_spec(key).map(Command::EditService),
+                Word::AddService | Word::EditService => {
+                    let edit = command == Word::EditService;
+                    Ok(match options.service_spec(key)? {
+                        None => Command::UnknownScheduler(key, edit),
+                        Some(spec) if edit => Command::EditService(spec),
+                        Some(spec) => Command::AddService(spec),
+                    })
+                }
                 Word::DeleteService => Ok(Command::DeleteService(key)),
-                Word::AddServer => options.dest_spec(key, rule).map(|d| Command::AddDest(key, d)),
-                Word::EditServer => options.dest_spec(key, rule).map(|d| Command::EditDest(key, d)),
+                Word::AddServer => options.dest_spec(key).map(|d| Command::AddDest(key, d)),
+                Word::EditServer => options.dest_spec(key).map(|d| Command::EditDest(key, d)),
                 _ => {
-                    let (ip, port) = options.real.ok_or_else(|| needs("real-server", rule))?;
-                    Ok(Command::DeleteDest(key, ip, port.unwrap_or(vport(key))))
+                    let (ip, port) = options.real.ok_or_else(hint)?;
+                    Ok(Command::DeleteDest(key, ip, port))
                 }
             }
         }
     }
 }
 
-/// Which options a command takes.
-struct Rule {
-    command: Word,
-    name: &'static str,
-    takes: &'static [&'static str],
-}
-
-const SERVICE: &[&str] =
-    &["service-address", "scheduler", "persistent", "netmask", "ops", "pe", "sched-flags", "ipv6"];
-const SERVER: &[&str] = &[
-    "service-address",
-    "real-server",
-    "forwarding-method",
-    "weight",
-    "u-threshold",
-    "l-threshold",
-    "tun-type",
-    "tun-port",
-    "tun-nocsum",
-    "tun-csum",
-    "tun-remcsum",
-    "ipv6",
-];
-const LIST: &[&str] = &[
-    "numeric",
-    "connection",
-    "service-address",
-    "timeout",
-    "stats",
-    "rate",
-    "thresholds",
-    "persistent-conn",
-    "nosort",
-    "sort",
-    "exact",
-    "tun-info",
-    "ipv6",
-];
-
-const RULES: &[Rule] = &[
-    Rule { command: Word::AddService, name: "add-service", takes: SERVICE },
-    Rule { command: Word::EditService, name: "edit-service", takes: SERVICE },
-    Rule { command: Word::DeleteService, name: "delete-service", takes: &["service-address", "ipv6"] },
-    Rule { command: Word::Clear, name: "flush", takes: &[] },
-    Rule { command: Word::List, name: "list", takes: LIST },
-    Rule { command: Word::Zero, name: "zero", takes: &["service-address", "ipv6"] },
-    Rule { command: Word::AddServer, name: "add-server", takes: SERVER },
-    Rule { command: Word::EditServer, name: "edit-server", takes: SERVER },
-    Rule {
-        command: Word::DeleteServer,
-        name: "delete-server",
-        takes: &["service-address", "real-server", "ipv6"],
-    },
-    Rule { command: Word::Set, name: "set", takes: &[] },
-];
-
-fn needs(option: &str, rule: &Rule) -> Refusal {
-    Refusal::usage(format!("You need to supply the '{option}' option for the '{}' command", rule.name))
-}
-
 /// Values of all options, defaults where none was given.
-#[derive(Default)]
 struct Options<'w> {
+    names: &'w Names,
     seen: Vec<Word>,
     service: Option<ServiceKey>,
     scheduler: Option<&'w str>,
+    flag_names: Option<&'w str>,
     flags: SchedulerFlags,
+    flag3: bool,
     persistent: Option<u32>,
-    netmask: Option<&'w str>,
-    real: Option<(IpAddr, Option<u16>)>,
+    /// As ipvsadm keeps it: IPv4 bits, or an IPv6 prefix length.
+    netmask: u32,
+    real: Option<(IpAddr, u16)>,
     forward: Option<Word>,
-    weight: Option<u32>,
+    weight: u32,
     upper: u32,
     lower: u32,
     pe: Option<&'w str>,
     tun_type: Option<&'w str>,
     tun_port: Option<u16>,
-}
-
-/// Reads each option's value; an option the command does not take is refused after all were read.
-fn collect<'w>(scanned: &Scanned<'w>, rule: &Rule) -> Result<Options<'w>, Refusal> {
-    let mut o = Options::default();
-    let mut foreign = None;
-    for (at, (word, value)) in scanned.options.iter().enumerate().skip(1) {
-        let value = value.unwrap_or("");
-        let name = option_name(*word);
-        if !rule.takes.contains(&name) {
-            foreign.get_or_insert(name);
-        }
-        if *word != Word::Ipv6 && scanned.options[1..at].iter().any(|(w, _)| option_name(*w) == name) {
-            return Err(Refusal::usage(format!("multiple '{name}' options specified")));
-        }
-        o.read(*word, value)?;
-        o.seen.push(*word);
-    }
-    // --set reads its own three values
-    let spare = if rule.command == Word::Set { scanned.rest.get(3) } else { scanned.rest.first() };
-    if let Some(word) = spare {
-        return Err(Refusal::usage(format!("unexpected argument {word}")));
-    }
-    match foreign {
-        Some(name) => {
-            Err(Refusal::usage(format!("Illegal '{name}' option with the '{}' command", rule.name)))
-        }
-        None => Ok(o),
-    }
-}
-
-fn option_name(word: Word) -> &'static str {
-    match word {
-        Word::Numeric => "numeric",
-        Word::Connection => "connection",
-        Word::Tcp | Word::Udp | Word::Sctp | Word::Fwmark => "service-address",
-        Word::Scheduler => "scheduler",
-        Word::Persistent => "persistent",
-        Word::Netmask => "netmask",
-        Word::RealServer => "real-server",
-        Word::Masq | Word::Ipip | Word::Gate | Word::Fullnat => "forwarding-method",
-        Word::Weight => "weight",
-        Word::Upper => "u-threshold",
-        Word::Lower => "l-threshold",
-        Word::Timeout => "timeout",
-        Word::Stats => "stats",
-        Word::Rate => "rate",
-        Word::Thresholds => "thresholds",
-        Word::PersistentConn => "persistent-conn",
-        Word::NoSort => "nosort",
-        Word::Sort => "sort",
-        Word::Exact => "exact",
-        Word::Ipv6 => "ipv6",
-        Word::OnePacket => "ops",
-        Word::Pe => "pe",
-        Word::SchedFlags => "sched-flags",
-        Word::TunInfo => "tun-info",
-        Word::TunType => "tun-type",
-        Word::TunPort => "tun-port",
-        Word::TunNoCsum => "tun-nocsum",
-        Word::TunCsum => "tun-csum",
-        Word::TunRemCsum => "tun-remcsum",
-        _ => "command",
-    }
+    daemon: DaemonSpec,
 }
 
 impl<'w> Options<'w> {
+    fn new(names: &'w Names) -> Options<'w> {
+        Options {
+            names,
+            seen: Vec::new(),
+            service: None,
+            scheduler: None,
+            flag_names: None,
+            flags: SchedulerFlags::default(),
+            flag3: false,
+            persistent: None,
+            netmask: u32::MAX,
+            real: None,
+            forward: None,
+            weight: 1,
+            upper: 0,
+            lower: 0,
+            pe: None,
+            tun_type: None,
+            tun_port: None,
+            daemon: DaemonSpec::default(),
+        }
+    }
+
     fn has(&self, word: Word) -> bool {
         self.seen.contains(&word)
     }
 
-    fn read(&mut self, word: Word, value: &'w str) -> Result<(), Refusal> {
-        match word {
-            Word::Tcp => self.service = Some(virtual_address(Proto::Tcp, value)?),
-            Word::Udp => self.service = Some(virtual_address(Proto::Udp, value)?),
-            Word::Sctp => self.service = Some(virtual_address(Proto::Sctp, value)?),
-            Word::Fwmark => {
-                let mark = number(value, u32::MAX).filter(|m| *m > 0);
-                let mark =
-                    mark.ok_or_else(|| Refusal::usage(format!("invalid fwmark value `{value}' specified")))?;
-                self.service = Some(ServiceKey::Mark { mark, v6: false });
+    /// Reads each option's value in order, then looks for words too much, then at what goes together.
+    fn collect(&mut self, scanned: Scanned<'w>, rule: &Rule, command: Word) -> Result<[Span; 3], Refusal> {
+        let mut given = Vec::new();
+        for typed in &scanned.options[1..] {
+            if super::rules::rule(typed.what).is_some() || matches!(typed.what, Word::Help | Word::Version) {
+                return Err(Refusal::usage(format!("invalid option `{}'", typed.word)));
             }
+            if let Some(name) = option_name(typed.what) {
+                if given.contains(&name) {
+                    return Err(Refusal::usage(format!("multiple '{name}' options specified")));
+                }
+                given.push(name);
+            }
+            self.read(typed)?;
+            self.seen.push(typed.what);
+        }
+        if let Some(e) = scanned.error {
+            return Err(e);
+        }
+        let mut rest = scanned.rest;
+        let mut times = [Span::ZERO; 3];
+        if command == Word::Set {
+            times = set(&rest)?;
+            rest.drain(..3);
+        }
+        if let Some(word) = rest.first() {
+            return Err(Refusal::usage(format!("unexpected argument {word}")));
+        }
+        if let Some(flags) = self.flag_names {
+            (self.flags, self.flag3) = scheduler_flags(flags, self.scheduler.unwrap_or_default())?;
+        }
+        rule.check(&given)?;
+        Ok(times)
+    }
+
+    fn read(&mut self, typed: &Typed<'w>) -> Result<(), Refusal> {
+        let value = typed.value.unwrap_or("");
+        match typed.what {
+            Word::Tcp => self.address(Proto::Tcp, value)?,
+            Word::Udp => self.address(Proto::Udp, value)?,
+            Word::Sctp => self.address(Proto::Sctp, value)?,
+            Word::Fwmark => self.service = Some(ServiceKey::Mark { mark: fwmark(value)?, v6: false }),
             Word::Ipv6 => match &mut self.service {
-                Some(ServiceKey::Mark { v6, .. }) => *v6 = true,
+                Some(ServiceKey::Mark { v6, .. }) => {
+                    *v6 = true;
+                    self.netmask = 128;
+                }
                 _ => return Err(Refusal::usage("-6 used before -f\n")),
             },
             Word::Scheduler => self.scheduler = Some(value),
-            Word::SchedFlags => self.flags = scheduler_flags(value)?,
-            Word::Persistent if value.is_empty() => self.persistent = Some(DEFAULT_PERSISTENCE),
+            Word::SchedFlags => self.flag_names = Some(value),
+            Word::Persistent if typed.value.is_none() => self.persistent = Some(DEFAULT_PERSISTENCE),
             Word::Persistent => self.persistent = Some(timeout(value, 1)?),
-            Word::Netmask => self.netmask = Some(value),
+            Word::Netmask if self.service.is_some_and(|s| s.is_v6()) => {
+                let len = leading_number(value);
+                if !(1..=128).contains(&len) {
+                    return Err(Refusal::usage("illegal ipv6 netmask specified"));
+                }
+                self.netmask = len as u32;
+            }
+            Word::Netmask => self.netmask = netmask4(value, self.names)?,
             Word::Pe => self.pe = Some(value),
-            Word::RealServer => self.real = Some(real_address(value)?),
-            Word::Masq | Word::Ipip | Word::Gate | Word::Fullnat => self.forward = Some(word),
-            Word::Weight => self.weight = Some(count(value, "illegal weight specified")?),
+            Word::RealServer => {
+                let proto = match self.service {
+                    Some(ServiceKey::Address { proto, .. }) => Some(proto),
+                    Some(ServiceKey::Mark { .. }) => Some(Proto::Tcp),
+                    None => None,
+                };
+                let (ip, port) = real_address(proto, value, self.names)?;
+                self.real = Some((ip, port.unwrap_or_else(|| self.service.map_or(0, |s| s.port()))));
+            }
+            Word::Masq | Word::Ipip | Word::Gate | Word::Fullnat => self.forward = Some(typed.what),
+            Word::Weight => self.weight = count(value, "illegal weight specified")?,
             Word::Upper => self.upper = count(value, "illegal u_threshold specified")?,
             Word::Lower => self.lower = count(value, "illegal l_threshold specified")?,
-            Word::TunType => self.tun_type = Some(value),
+            Word::TunType => {
+                if !matches!(value, "ipip" | "gue" | "gre") {
+                    return Err(Refusal::usage("illegal tunnel type specified"));
+                }
+                self.tun_type = Some(value);
+            }
             Word::TunPort => {
-                let port = number(value, 65_535).filter(|p| *p > 0);
+                let port = number(value, 1, 65_535);
                 let port = port.ok_or_else(|| Refusal::usage("illegal tunnel port specified"))?;
                 self.tun_port = Some(port as u16);
             }
-            _ => {}
+            what => self.daemon.read(what, value)?,
         }
         Ok(())
     }
 
+    fn address(&mut self, proto: Proto, value: &str) -> Result<(), Refusal> {
+        let key = virtual_address(proto, value, self.names)?;
+        if key.is_v6() {
+            self.netmask = 128;
+        }
+        self.service = Some(key);
+        Ok(())
+    }
+
     fn list(&self) -> Result<ListCommand, Refusal> {
-        let tables = [Word::Stats, Word::Rate, Word::Thresholds, Word::PersistentConn, Word::TunInfo];
-        let table = tables.into_iter().find(|w| self.has(*w));
-        let show = if self.has(Word::Timeout) || self.has(Word::Connection) {
-            if self.has(Word::Timeout) && self.has(Word::Connection) {
-                return Err(Refusal::usage(
-                    "The option 'timeout' conflicts with the 'connection' option in the 'list' command",
-                ));
-            }
-            let persistence = table == Some(Word::PersistentConn);
-            match table {
-                None => {}
-                Some(Word::PersistentConn) if self.has(Word::Connection) => {}
-                Some(_) => return Err(Refusal::usage("options conflicts in the list command")),
-            }
-            if self.has(Word::Timeout) { Show::Timeout } else { Show::Connections { persistence } }
+        let has = |w| self.has(w);
+        let tables = has(Word::Stats) || has(Word::Rate) || has(Word::Thresholds);
+        let other = has(Word::Timeout) || has(Word::Daemon);
+        if (has(Word::Connection) || other) && tables || other && has(Word::PersistentConn) {
+            return Err(Refusal::usage("options conflicts in the list command"));
+        }
+        let show = if has(Word::Connection) {
+            Show::Connections { persistence: has(Word::PersistentConn) }
+        } else if has(Word::Timeout) {
+            Show::Timeout
+        } else if has(Word::Daemon) {
+            Show::Daemon
         } else {
-            match table {
-                Some(Word::Stats) => Show::Stats,
-                Some(Word::Rate) => Show::Rate,
-                Some(Word::Thresholds) => Show::Thresholds,
-                Some(Word::PersistentConn) => Show::PersistentConn,
-                Some(Word::TunInfo) => Show::TunInfo,
-                _ => Show::Plain,
-            }
+            let tables = [
+                (Word::Stats, Show::Stats),
+                (Word::Rate, Show::Rate),
+                (Word::Thresholds, Show::Thresholds),
+                (Word::PersistentConn, Show::PersistentConn),
+                (Word::TunInfo, Show::TunInfo),
+            ];
+            tables.into_iter().find(|(w, _)| has(*w)).map_or(Show::Plain, |(_, show)| show)
         };
         Ok(ListCommand {
             show,
             service: self.service,
-            numeric: self.has(Word::Numeric),
-            exact: self.has(Word::Exact),
-            nosort: self.has(Word::NoSort),
+            numeric: has(Word::Numeric),
+            exact: has(Word::Exact),
+            nosort: has(Word::NoSort),
         })
     }
 
-    fn service_spec(&self, key: ServiceKey) -> Result<ServiceSpec, Refusal> {
+    /// `None` when a scheduler or engine is not known.
+    fn service_spec(&self, key: ServiceKey) -> Result<Option<ServiceSpec>, Refusal> {
         let mut spec = ServiceSpec::new(key);
         if let ServiceKey::Address { port: 0, .. } = key
             && self.persistent.is_none()
@@ -351,41 +367,34 @@ impl<'w> Options<'w> {
         {
             return Err(Refusal::usage("One-Packet Scheduling is only for UDP virtual services"));
         }
-        let netmask = self.netmask.map_or(Ok(full_mask(key)), |m| netmask(m, key.is_v6()))?;
-        spec.persistence =
-            self.persistent.map(|s| Persistence { timeout: Span::from_secs(u64::from(s)), netmask });
-        // an unknown engine and an unknown scheduler are refused alike
-        let missing = || Refusal::kernel("Scheduler or persistence engine not found");
-        if let Some(name) = self.scheduler.filter(|s| !s.is_empty()) {
-            spec.scheduler = name.parse::<SchedulerKind>().map_err(|()| missing())?;
-        }
-        if let Some(name) = self.pe.filter(|s| !s.is_empty()) {
-            spec.engine = Some(name.parse().map_err(|()| missing())?);
-        }
-        spec.flags = self.flags;
-        Ok(spec)
+        let name = self.scheduler.filter(|s| !s.is_empty()).unwrap_or("wlc");
+        (spec.flags, spec.flag3) = (self.flags, self.flag3);
+        // the recorded kernel has no `twos`
+        let known = name.parse::<SchedulerKind>().ok().filter(|k| *k != SchedulerKind::Twos);
+        let engine = self.pe.filter(|s| !s.is_empty()).map(str::parse);
+        let (Some(scheduler), Ok(engine)) = (known, engine.transpose()) else { return Ok(None) };
+        (spec.scheduler, spec.engine) = (scheduler, engine);
+        let (len, bits) = match (key.is_v6(), self.netmask) {
+            (true, len) => (len.min(128) as u8, None),
+            (false, bits) if bits.leading_ones() + bits.trailing_zeros() >= 32 => {
+                (bits.leading_ones() as u8, None)
+            }
+            (false, bits) => (32, Some(bits)),
+        };
+        let persistence = |s: u32| Persistence { timeout: Span::from_secs(u64::from(s)), netmask: len };
+        spec.persistence = self.persistent.map(persistence);
+        spec.netmask_bits = bits.filter(|_| spec.persistence.is_some());
+        Ok(Some(spec))
     }
 
-    fn dest_spec(&self, key: ServiceKey, rule: &Rule) -> Result<DestSpec, Refusal> {
-        let (ip, port) = self.real.ok_or_else(|| needs("real-server", rule))?;
-        let forward = self.forward()?;
-        if ip.is_ipv6() != key.is_v6() && !matches!(forward, Forward::Tun(_)) {
+    fn dest_spec(&self, key: ServiceKey) -> Result<DestSpec, Refusal> {
+        let (ip, port) = self.real.ok_or_else(|| Refusal::kernel(HINT))?;
+        if ip.is_ipv6() != key.is_v6() && self.forward != Some(Word::Ipip) {
             return Err(Refusal::usage("Different address family is allowed only for tunneling servers"));
         }
-        if !can_be_real_server(ip) {
-            return Err(Refusal::kernel(
-                "Invalid operation.  Possibly wrong module version, address not unicast, ...",
-            ));
-        }
-        Ok(DestSpec {
-            name: String::new(),
-            ip,
-            port: port.unwrap_or(vport(key)),
-            weight: self.weight.unwrap_or(1),
-            forward,
-            upper: self.upper,
-            lower: self.lower,
-        })
+        let forward = self.forward()?;
+        let (weight, upper, lower) = (self.weight, self.upper, self.lower);
+        Ok(DestSpec { name: String::new(), ip, port, weight, forward, upper, lower })
     }
 
     fn forward(&self) -> Result<Forward, Refusal> {
@@ -403,13 +412,14 @@ impl<'w> Options<'w> {
 
     fn tunnel(&self) -> Result<Tunnel, Refusal> {
         let kind = self.tun_type.unwrap_or("ipip");
+        let name = |w| option_name(w).unwrap_or_default();
         let illegal = |option: &str| {
             Err(Refusal::usage(format!("Illegal '{option}' option with the '{kind}' tunnel type")))
         };
         let csums: Vec<_> =
             [Word::TunNoCsum, Word::TunCsum, Word::TunRemCsum].into_iter().filter(|w| self.has(*w)).collect();
         if let [first, second, ..] = csums[..] {
-            let (a, b) = (option_name(second), option_name(first));
+            let (a, b) = (name(second), name(first));
             return Err(Refusal::usage(format!(
                 "The option '{a}' conflicts with the '{b}' option in the '{kind}' tunnel type"
             )));
@@ -421,7 +431,7 @@ impl<'w> Options<'w> {
         };
         match (kind, csums.first(), self.tun_port) {
             ("ipip" | "gre", _, Some(_)) => illegal("tun-port"),
-            ("ipip", Some(w), _) | ("gre", Some(w @ Word::TunRemCsum), _) => illegal(option_name(*w)),
+            ("ipip", Some(w), _) | ("gre", Some(w @ Word::TunRemCsum), _) => illegal(name(*w)),
             ("ipip", None, None) => Ok(Tunnel::Ipip),
             ("gre", _, None) => Ok(Tunnel::Gre { csum }),
             ("gue", _, Some(port)) => Ok(Tunnel::Gue { port, csum }),
@@ -433,15 +443,8 @@ impl<'w> Options<'w> {
     }
 }
 
-fn vport(key: ServiceKey) -> u16 {
-    match key {
-        ServiceKey::Address { port, .. } => port,
-        ServiceKey::Mark { .. } => 0,
-    }
-}
-
 fn set(rest: &[&str]) -> Result<[Span; 3], Refusal> {
-    let [tcp, tcp_fin, udp] = rest else {
+    let [tcp, tcp_fin, udp, ..] = rest else {
         return Err(Refusal::usage("--set option requires 3 timeout values"));
     };
     let span = |s: &str| timeout(s, 0).map(|v| Span::from_secs(u64::from(v)));
@@ -449,27 +452,31 @@ fn set(rest: &[&str]) -> Result<[Span; 3], Refusal> {
 }
 
 fn count(text: &str, refusal: &str) -> Result<u32, Refusal> {
-    number(text, i32::MAX as u32).ok_or_else(|| Refusal::usage(refusal))
+    number(text, 0, i64::from(i32::MAX)).map(|n| n as u32).ok_or_else(|| Refusal::usage(refusal))
 }
 
-fn timeout(text: &str, min: u32) -> Result<u32, Refusal> {
-    number(text, TIMEOUT_LIMIT - 1)
-        .filter(|t| *t >= min)
+fn timeout(text: &str, min: i64) -> Result<u32, Refusal> {
+    number(text, min, TIMEOUT_LIMIT)
+        .map(|n| n as u32)
         .ok_or_else(|| Refusal::usage(format!("invalid timeout value `{text}' specified")))
 }
 
-fn scheduler_flags(text: &str) -> Result<SchedulerFlags, Refusal> {
-    let mut flags = SchedulerFlags::default();
-    for flag in text.split(',') {
+/// The flags, and whether the third one is set, which ipvsadm takes and no scheduler uses.
+fn scheduler_flags(text: &str, scheduler: &str) -> Result<(SchedulerFlags, bool), Refusal> {
+    let (mut flags, mut third) = (SchedulerFlags::default(), false);
+    for flag in text.split(',').filter(|f| !f.is_empty()) {
+        let of = flag.split_once('-').map_or("", |(of, _)| of);
         match flag {
             "sh-fallback" | "mh-fallback" | "flag-1" => flags.fallback = true,
             "sh-port" | "mh-port" | "flag-2" => flags.port = true,
-            // accepted by ipvsadm, used by no scheduler
-            "flag-3" => {}
+            "flag-3" => third = true,
             _ => return Err(Refusal::usage(format!("invalid scheduler flag `{flag}'"))),
         }
+        if of != "flag" && of != scheduler {
+            return Err(Refusal::usage(format!("incompatible scheduler flag `{flag}'")));
+        }
     }
-    Ok(flags)
+    Ok((flags, third))
 }
 
 #[cfg(test)]

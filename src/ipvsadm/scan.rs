@@ -15,6 +15,12 @@ pub(super) enum Word {
     EditServer,
     DeleteServer,
     Set,
+    Help,
+    Version,
+    Restore,
+    Save,
+    StartDaemon,
+    StopDaemon,
     // options
     Numeric,
     Connection,
@@ -33,7 +39,9 @@ pub(super) enum Word {
     Weight,
     Upper,
     Lower,
+    McastInterface,
     Timeout,
+    Daemon,
     Stats,
     Rate,
     Thresholds,
@@ -51,6 +59,11 @@ pub(super) enum Word {
     TunNoCsum,
     TunCsum,
     TunRemCsum,
+    SyncId,
+    SyncMaxLen,
+    McastGroup,
+    McastPort,
+    McastTtl,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,6 +90,12 @@ const OPTIONS: &[(&str, char, Arg, Word)] = {
         ("edit-server", 'e', No, EditServer),
         ("delete-server", 'd', No, DeleteServer),
         ("set", '-', No, Set),
+        ("help", 'h', No, Help),
+        ("version", 'v', No, Version),
+        ("restore", 'R', No, Restore),
+        ("save", 'S', No, Save),
+        ("start-daemon", '-', Yes, StartDaemon),
+        ("stop-daemon", '-', Yes, StopDaemon),
         ("tcp-service", 't', Yes, Tcp),
         ("udp-service", 'u', Yes, Udp),
         ("sctp-service", '-', Yes, Sctp),
@@ -92,7 +111,9 @@ const OPTIONS: &[(&str, char, Arg, Word)] = {
         ("weight", 'w', Yes, Weight),
         ("u-threshold", 'x', Yes, Upper),
         ("l-threshold", 'y', Yes, Lower),
+        ("mcast-interface", '-', Yes, McastInterface),
         ("timeout", '-', No, Timeout),
+        ("daemon", '-', No, Daemon),
         ("connection", 'c', No, Connection),
         ("numeric", 'n', No, Numeric),
         ("stats", '-', No, Stats),
@@ -101,7 +122,7 @@ const OPTIONS: &[(&str, char, Arg, Word)] = {
         ("persistent-conn", '-', No, PersistentConn),
         ("nosort", '-', No, NoSort),
         ("sort", '-', No, Sort),
-        ("exact", '-', No, Exact),
+        ("exact", 'X', No, Exact),
         ("ipv6", '6', No, Ipv6),
         ("ops", 'o', No, OnePacket),
         ("pe", '-', Yes, Pe),
@@ -112,67 +133,99 @@ const OPTIONS: &[(&str, char, Arg, Word)] = {
         ("tun-nocsum", '-', No, TunNoCsum),
         ("tun-csum", '-', No, TunCsum),
         ("tun-remcsum", '-', No, TunRemCsum),
+        ("syncid", '-', Yes, SyncId),
+        ("sync-maxlen", '-', Yes, SyncMaxLen),
+        ("mcast-group", '-', Yes, McastGroup),
+        ("mcast-port", '-', Yes, McastPort),
+        ("mcast-ttl", '-', Yes, McastTtl),
     ]
 };
 
 /// The hint for anything that is no option.
-pub(super) const HINT: &str = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.";
+pub const HINT: &str = "Try `ipvsadm -h' or 'ipvsadm --help' for more information.";
+
+/// One option as typed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Typed<'w> {
+    /// What it is.
+    pub what: Word,
+    /// Its value.
+    pub value: Option<&'w str>,
+    /// The word it stood in.
+    pub word: &'w str,
+}
 
 /// What was typed: options in order with their values, and the words that belong to none.
 #[derive(Debug, Default)]
 pub(super) struct Scanned<'w> {
-    pub options: Vec<(Word, Option<&'w str>)>,
+    pub options: Vec<Typed<'w>>,
     pub rest: Vec<&'w str>,
+    /// Where reading stopped: options before it are looked at first.
+    pub error: Option<Refusal>,
 }
 
-/// Splits words into options and their values. The first word must be a command, else the usage hint.
-pub(super) fn scan<'w>(words: &[&'w str]) -> Result<Scanned<'w>, Refusal> {
+/// Splits words into options and their values, up to the first that is none.
+pub(super) fn scan<'w>(words: &[&'w str]) -> Scanned<'w> {
     let mut out = Scanned::default();
+    if let Err(e) = read(words, &mut out) {
+        out.error = Some(e);
+    }
+    out
+}
+
+fn read<'w>(words: &[&'w str], out: &mut Scanned<'w>) -> Result<(), Refusal> {
     let mut words = words.iter().copied().peekable();
     while let Some(word) = words.next() {
+        if word == "--" {
+            out.rest.extend(words);
+            break;
+        }
         if let Some(long) = word.strip_prefix("--") {
             let (name, inline) = long.split_once('=').map_or((long, None), |(n, v)| (n, Some(v)));
             let known = OPTIONS.iter().find(|o| o.0 == name);
-            let (_, _, arg, what) = known.ok_or_else(|| unknown(&out, word))?;
+            let (_, _, arg, what) = known.ok_or_else(|| unknown(word))?;
             let value = match arg {
+                Arg::No if inline.is_some() => return Err(unwanted(word)),
                 Arg::No => None,
                 Arg::Yes => Some(inline.or_else(|| words.next()).ok_or_else(|| missing(word))?),
                 Arg::Maybe => inline.or_else(|| words.next_if(|w| !w.starts_with('-'))),
             };
-            out.options.push((*what, value));
+            out.options.push(Typed { what: *what, value, word });
         } else if let Some(mut cluster) = word.strip_prefix('-').filter(|c| !c.is_empty()) {
             while let Some(letter) = cluster.chars().next() {
                 cluster = &cluster[letter.len_utf8()..];
                 let known = OPTIONS.iter().find(|o| o.1 == letter && letter != '-');
-                let (_, _, arg, what) = known.ok_or_else(|| unknown(&out, word))?;
+                let (_, _, arg, what) = known.ok_or_else(|| unknown(word))?;
+                if *arg == Arg::No && cluster.starts_with('=') {
+                    return Err(unwanted(word));
+                }
                 if *arg == Arg::No {
-                    out.options.push((*what, None));
+                    out.options.push(Typed { what: *what, value: None, word });
                     continue;
                 }
-                let glued = (!cluster.is_empty()).then_some(cluster);
+                let glued = (!cluster.is_empty()).then(|| cluster.strip_prefix('=').unwrap_or(cluster));
                 let value = match arg {
                     Arg::Maybe => glued.or_else(|| words.next_if(|w| !w.starts_with('-'))),
-                    _ => Some(glued.or_else(|| words.next()).ok_or_else(|| missing(&format!("-{letter}")))?),
+                    _ => Some(glued.or_else(|| words.next()).ok_or_else(|| missing(word))?),
                 };
-                out.options.push((*what, value));
+                out.options.push(Typed { what: *what, value, word });
                 break;
             }
         } else {
             out.rest.push(word);
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 fn missing(option: &str) -> Refusal {
     Refusal::kernel(format!("{option}: missing argument"))
 }
 
-/// An unknown word instead of the command gets the hint; after it, popt names the word.
-fn unknown(so_far: &Scanned<'_>, word: &str) -> Refusal {
-    if so_far.options.is_empty() {
-        Refusal::kernel(HINT)
-    } else {
-        Refusal::kernel(format!("{word}: unknown option"))
-    }
+fn unknown(word: &str) -> Refusal {
+    Refusal::kernel(format!("{word}: unknown option"))
+}
+
+fn unwanted(word: &str) -> Refusal {
+    Refusal::kernel(format!("{word}: option does not take an argument"))
 }

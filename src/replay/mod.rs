@@ -13,13 +13,17 @@ mod frame;
 mod picks;
 mod player;
 mod scenario;
+mod session;
 mod setup;
+mod shell;
+mod shell_parse;
+mod shell_tools;
 mod texts;
 
 use std::path::{Path, PathBuf};
 
 pub use player::{Outcome, play, play_verbose};
-pub use scenario::Scenario;
+pub use scenario::{CommandRecord, Scenario};
 
 /// A recording that could not be read.
 #[derive(Debug)]

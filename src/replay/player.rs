@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::compare::{self, Context, Emitted};
 use super::scenario::{Scenario, Step, Text, unhex};
-use super::{decode, frame, picks, setup, texts};
+use super::{decode, frame, picks, session, setup, texts};
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, MAX_FRAME, Offload, Out, PacketBuf};
 use crate::engine::{Engine, EngineOptions, PortId, Verdict};
 use crate::host::HostOptions;
 use crate::ipvsadm::list::Source;
 use crate::ipvsadm::stats::RATE_INTERVAL;
-use crate::ipvsadm::{Baseline, Command, Rates, Refusal, Show, apply, conns, list, parse};
+use crate::ipvsadm::{Baseline, Command, Names, Rates, Refusal, Show, apply, conns, list, parse};
 use crate::svc::Catalog;
 use crate::time::{Mono, Span};
 
@@ -39,6 +39,9 @@ pub fn play(scenario: &Scenario) -> Outcome {
 
 /// Plays a scenario; every packet in, every packet out and every listing is also told to `tell`.
 pub fn play_verbose(scenario: &Scenario, tell: &mut dyn FnMut(&str)) -> Outcome {
+    if scenario.kind == "cli" {
+        return session::play(scenario, tell);
+    }
     if !scenario.kind.is_empty() {
         return Outcome::Unsupported(format!("sessions of kind `{}` are not played", scenario.kind));
     }
@@ -274,6 +277,7 @@ impl<'s, 't> Player<'s, 't> {
             zero: &self.zero,
             rates: &none,
             timeouts: &self.catalog.timeouts,
+            names: &Names::default(),
         };
         let compared = match what.show {
             Show::Connections { persistence } => {

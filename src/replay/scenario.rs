@@ -43,6 +43,63 @@ pub struct Scenario {
     pub(super) picks: Vec<String>,
     #[serde(default)]
     pub(super) texts: Vec<Text>,
+    #[serde(default)]
+    /// Commands of a session of commands.
+    pub commands: Vec<CommandRecord>,
+}
+
+/// One command of a session of commands.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CommandRecord {
+    /// What was typed, a line for the shell.
+    pub cmd: String,
+    /// What it read.
+    #[serde(default)]
+    pub stdin: String,
+    /// Exit status.
+    #[serde(default)]
+    pub rc: i32,
+    /// What it printed.
+    #[serde(default)]
+    pub stdout: String,
+    /// What it complained.
+    #[serde(default)]
+    pub stderr: String,
+    /// The second recording printed something else.
+    #[serde(default)]
+    pub varies: bool,
+    /// What that was.
+    pub stdout_other_run: Option<String>,
+}
+
+impl CommandRecord {
+    /// Compares with what was printed now; the first difference as one line.
+    ///
+    /// # Errors
+    /// The difference.
+    pub fn compare(&self, stdout: &str, stderr: &str, rc: i32) -> Result<(), String> {
+        if rc != self.rc {
+            return Err(format!("exit status {rc}, expected {} (stderr: {stderr:?})", self.rc));
+        }
+        if stderr != self.stderr {
+            return Err(format!("stderr {stderr:?}, expected {:?}", self.stderr));
+        }
+        if stdout == self.stdout || self.stdout_other_run.as_deref() == Some(stdout) {
+            return Ok(());
+        }
+        // the kernel's own order is that of a hash with a random key
+        let unordered = self.varies || self.cmd.contains("--nosort") || self.cmd.contains("/proc/net/ip_vs");
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        if unordered && sorted(stdout) == sorted(&self.stdout) {
+            return Ok(());
+        }
+        super::texts::lines_equal(&self.stdout, stdout)?;
+        Err("line ends differ".to_owned())
+    }
 }
 
 impl Scenario {

@@ -27,7 +27,7 @@ pub(super) fn compare(text: &Text, got: &str) -> Result<(), String> {
     }
 }
 
-fn lines_equal(want: &str, got: &str) -> Result<(), String> {
+pub(super) fn lines_equal(want: &str, got: &str) -> Result<(), String> {
     let differs = want.lines().zip(got.lines()).position(|(w, g)| w != g);
     match differs {
         Some(i) => {

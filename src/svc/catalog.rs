@@ -246,10 +246,7 @@ impl Catalog {
     /// Unknown service or server.
     pub fn remove_dest(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Result<(), CatalogError> {
         let service = self.service_mut(key).ok_or(CatalogError::ServiceNotDefined)?;
-        let vport = key.port();
-        let at = service.dests.iter().position(|d| {
-            same(&d.spec, ip, port) || (!d.spec.forward.translates() && same(&d.spec, ip, vport))
-        });
+        let at = service.dests.iter().position(|d| same(&d.spec, ip, port));
         let at = at.ok_or(CatalogError::NoSuchDest)?;
         let gone = service.dests.remove(at);
         self.trash.push((*key, gone.id));
@@ -402,13 +399,14 @@ fn same(spec: &DestSpec, ip: IpAddr, port: u16) -> bool {
     spec.ip == ip && spec.port == port
 }
 
-/// TUN and DR cannot map ports: the real server's port is the service's (IPVS-RULES 105a).
+/// TUN and DR cannot map ports: the real server's port is the service's (IPVS-RULES 105a). A service by
+/// mark has none; there a port only tells entries apart.
 fn normalise(service: &Service, mut spec: DestSpec) -> Result<DestSpec, CatalogError> {
     if spec.upper != 0 && spec.lower > spec.upper || spec.upper == 0 && spec.lower != 0 {
         return Err(CatalogError::Range);
     }
-    if !spec.forward.translates() {
-        spec.port = service.spec.key.port();
+    if let (false, ServiceKey::Address { port, .. }) = (spec.forward.translates(), service.spec.key) {
+        spec.port = port;
     }
     Ok(spec)
 }

@@ -200,6 +200,10 @@ pub struct ServiceSpec {
     pub flags: SchedulerFlags,
     /// Persistence, if any.
     pub persistence: Option<Persistence>,
+    /// Netmask of IPv4 persistence with holes (only `ipvsadm -M` can say it), instead of the prefix.
+    pub netmask_bits: Option<u32>,
+    /// `flag-3`: taken and listed, used by no scheduler.
+    pub flag3: bool,
     /// Persistence engine; without persistence it has no effect, as in the kernel.
     pub engine: Option<PersistenceEngine>,
     /// One-packet scheduling (UDP).
@@ -221,6 +225,8 @@ impl ServiceSpec {
             scheduler: SchedulerKind::Wlc,
             flags: SchedulerFlags::default(),
             persistence: None,
+            netmask_bits: None,
+            flag3: false,
             engine: None,
             one_packet: false,
             ports: Vec::new(),

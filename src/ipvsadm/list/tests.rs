@@ -16,8 +16,9 @@ fn show(c: &Catalog, line: &str) -> String {
     let words: Vec<_> = line.split_whitespace().collect();
     let Ok(Command::List(what)) = parse(&words) else { panic!("{line}") };
     let (zero, rates) = (Baseline::default(), Rates::default());
-    listing(Source { services: c.services(), zero: &zero, rates: &rates, timeouts: &c.timeouts }, &what)
-        .unwrap()
+    let names = &Names::default();
+    let source = Source { services: c.services(), zero: &zero, rates: &rates, timeouts: &c.timeouts, names };
+    listing(source, &what).unwrap()
 }
 
 #[test]

@@ -96,7 +96,6 @@ fn refusals_have_the_recorded_words_and_exit_status() {
         ("-A -t 10.1.0.100:92 -6 -s rr", "-6 used before -f\n", 2),
         ("-A -t 10.1.0.100:93 -s rr -p -1", "-1: unknown option", 255),
         ("-A -t 10.1.0.100:95 -s rr -p 31536000", "invalid timeout value `31536000' specified", 2),
-        ("-A -t 10.1.0.100:1 -s nosuch", "Scheduler or persistence engine not found", 255),
         ("-A -t 10.1.0.100:106 -s rr -o", "One-Packet Scheduling is only for UDP virtual services", 2),
         ("-A -t 10.1.0.100:107 -s rr -w 3", "Illegal 'weight' option with the 'add-service' command", 2),
         ("-A -t 10.1.0.100:109 -s rr extra args", "unexpected argument extra", 2),
@@ -115,4 +114,56 @@ fn refusals_have_the_recorded_words_and_exit_status() {
     ] {
         assert_eq!(refused(line), (text.to_string(), code), "{line}");
     }
+}
+
+#[test]
+fn the_service_is_looked_for_before_its_scheduler_and_the_real_server_before_its_address() {
+    use crate::ipvsadm::check;
+    use crate::svc::Catalog;
+    let mut c = Catalog::default();
+    c.add_service(ServiceSpec::new(ServiceKey::Address {
+        proto: Proto::Tcp,
+        ip: "10.1.0.1".parse().unwrap(),
+        port: 80,
+    }))
+    .unwrap();
+    // asked of the kernel
+    for (line, text) in [
+        ("-A -t 10.1.0.1:80 -s nosuch", "Service already exists"),
+        ("-E -t 10.1.0.99:80 -s nosuch", "No such service"),
+        ("-E -t 10.1.0.1:80 -s rr --pe nosuch", "Scheduler or persistence engine not found"),
+        ("-A -t 10.1.0.1:81 -s twos", "Scheduler or persistence engine not found"),
+        ("-a -t 10.1.0.99:80 -r 224.0.0.1 -m", "Service not defined"),
+        ("-a -t 10.1.0.1:80 -r 224.0.0.1 -m -y 5", "Numerical result out of range"),
+        (
+            "-a -t 10.1.0.1:80 -r 224.0.0.1 -m",
+            "Invalid operation.  Possibly wrong module version, address not unicast, ...",
+        ),
+    ] {
+        let refused = check(&words(line).unwrap(), &c).expect_err(line);
+        assert_eq!((refused.text.as_str(), refused.code), (text, 255), "{line}");
+    }
+}
+
+#[test]
+fn options_are_read_as_popt_reads_them() {
+    for (line, text, code) in [
+        ("-A=foo -t 10.1.0.1:93", HINT, 255),
+        ("--list=foo", HINT, 255),
+        ("-nL", HINT, 255),
+        ("-LA", "invalid option `-LA'", 2),
+        ("-a -t 10.1.0.1:80 -r 10.2.0.9 -w abc -Q", "illegal weight specified", 2),
+        ("-a -t 10.1.0.1:80 -r 10.2.0.9 -Q -w abc", "-Q: unknown option", 255),
+        ("-A -s -t 10.1.0.1:90", "unexpected argument 10.1.0.1:90", 2),
+        ("-A -t 10.1.0.1:99 -- -s rr", "unexpected argument -s", 2),
+        ("-Ln -b sh-port", "incompatible scheduler flag `sh-port'", 2),
+        ("-a -s rr", "You need to supply the 'service-address' option for the 'add-server' command", 2),
+        ("-A -w 3 -m -t 10.1.0.1:81", "Illegal 'forwarding-method' option with the 'add-service' command", 2),
+        ("-R -t 10.1.0.1:80", "Illegal 'service-address' option with the 'restore' command", 2),
+    ] {
+        assert_eq!(refused(line), (text.to_string(), code), "{line}");
+    }
+    assert_eq!(words("-hL"), Ok(Command::Help));
+    assert_eq!(words("-v --nonsense"), Ok(Command::Version));
+    assert!(matches!(words("-A -t=10.1.0.1:96 -p=50 -s=rr"), Ok(Command::AddService(_))));
 }
