@@ -49,6 +49,10 @@ impl Failure {
         };
         Failure { code: WRONG, messages: wrong.iter().map(one).collect() }
     }
+    /// The director refused it; `wrong` when what was sent is wrong.
+    pub fn refused(messages: Vec<String>, wrong: bool) -> Failure {
+        Failure { code: if wrong { WRONG } else { FAILED }, messages }
+    }
     /// The messages, without the program's name.
     pub fn messages(&self) -> &[String] {
         &self.messages

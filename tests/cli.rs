@@ -109,11 +109,7 @@ fn check_accepts_the_sample_files() {
     assert_eq!(e.err, "");
     let e = run("check tests/config/spec.toml");
     assert_eq!(e.code, Some(0));
-    assert!(
-        e.err.starts_with("softlvs: warning: tests/config/spec.toml:8:11: director.control: "),
-        "{}",
-        e.err
-    );
+    assert!(e.err.starts_with("softlvs: warning: tests/config/spec.toml:34:7: route[0].via: "), "{}", e.err);
 }
 
 #[test]

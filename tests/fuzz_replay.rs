@@ -1,6 +1,9 @@
 //! Replays the committed fuzz corpora through the fuzz bodies: every finding that was ever committed stays
 //! found out, with an ordinary toolchain.
 
+#[cfg(feature = "daemon")]
+#[path = "../fuzz/src/control_body.rs"]
+mod control_body;
 #[path = "../fuzz/src/frame_body.rs"]
 mod frame_body;
 #[cfg(feature = "daemon")]
@@ -9,6 +12,8 @@ mod import_body;
 #[cfg(feature = "daemon")]
 #[path = "../fuzz/src/reply_body.rs"]
 mod reply_body;
+#[path = "../fuzz/src/ipvsadm_args_body.rs"]
+mod ipvsadm_args_body;
 
 use std::fs;
 
@@ -40,4 +45,15 @@ fn the_import_corpus_comes_out_as_toml() {
 #[test]
 fn the_replies_of_servers_are_judged() {
     replay("reply", 20, reply_body::run);
+}
+
+#[test]
+fn the_corpus_of_ipvsadm_lines_breaks_no_invariant() {
+    replay("ipvsadm_args", 15, ipvsadm_args_body::run);
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn the_corpus_of_control_requests_breaks_no_invariant() {
+    replay("control", 20, control_body::run);
 }

@@ -49,6 +49,23 @@ pub enum Command {
     Lab(Box<super::lab::LabArgs>),
     /// Prepare this host as a real server
     Real(super::real::RealArgs),
+    /// Do what ipvsadm does, with a running director
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Ipvsadm {
+        /// Words of ipvsadm
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Print what runs
+    Status(super::control::StatusArgs),
+    /// Print what runs, again and again
+    Top(super::control::TopArgs),
+    /// Make a running director what a file says, all of it or nothing
+    Apply(super::control::ApplyArgs),
+    /// Print the configuration of a running director
+    Save(super::control::SaveArgs),
+    /// Ask the control interface of a running director
+    Api(super::control::ApiArgs),
 }
 
 /// The command that was typed, when it comes first; empty for none or an unknown one.
@@ -127,6 +144,9 @@ pub struct RunArgs {
     /// Address for metrics and the read-only API
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<String>,
+    /// Folder below which the texts of /proc/net/ip_vs are kept up to date, for programs that read those
+    #[arg(long, value_name = "DIR")]
+    pub proc: Option<String>,
     /// What to log on standard error: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: String,

@@ -143,6 +143,9 @@ fn director(args: &RunArgs, doc: &mut Doc, r: &mut Report) {
     if let Some(path) = args.control.as_ref().filter(|p| !p.is_empty()) {
         d.control = Some(At::new(path.clone(), Place::option("--control")));
     }
+    if let Some(folder) = args.proc.as_ref().filter(|p| !p.is_empty()) {
+        d.proc = Some(At::new(folder.clone(), Place::option("--proc")));
+    }
     if let Some(address) = &args.http {
         d.http = at("--http", address, values::socket, r);
     }

@@ -2,8 +2,11 @@
 
 pub mod args;
 pub mod check;
+pub mod client;
+pub mod control;
 pub mod error;
 mod import;
+pub mod ipvsadm;
 pub mod lab;
 pub mod mean;
 pub mod real;
@@ -21,6 +24,14 @@ use error::Failure;
 /// configuration.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
     let line: Vec<OsString> = line.into_iter().collect();
+    if let Some(words) = ipvsadm::by_name(&line) {
+        return ipvsadm::run(&words);
+    }
+    // its words are its own: --help and --version among them
+    if line.get(1).is_some_and(|w| w == "ipvsadm") {
+        let words: Vec<String> = line[2..].iter().map(|w| w.to_string_lossy().into_owned()).collect();
+        return ipvsadm::run(&words);
+    }
     let cli = match Cli::try_parse_from(&line) {
         Ok(cli) => cli,
         Err(e) => return error::usage(&e, args::command_of(&line)),
@@ -39,6 +50,12 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Import(args)) => import::import(&args).map(done),
         Some(Command::Lab(args)) => lab::lab(&args),
         Some(Command::Real(args)) => real::real(args),
+        Some(Command::Ipvsadm { args }) => Ok(ipvsadm::run(&args)),
+        Some(Command::Status(args)) => control::status(&args).map(done),
+        Some(Command::Top(args)) => control::top(&args).map(done),
+        Some(Command::Apply(args)) => control::apply(&args).map(done),
+        Some(Command::Save(args)) => control::save(&args).map(done),
+        Some(Command::Api(args)) => control::api(&args).map(done),
     }
 }
 

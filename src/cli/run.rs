@@ -1,6 +1,7 @@
 //! `softlvs run`: opens the devices, starts the worker, and stays until it is told to stop.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -9,10 +10,12 @@ use tracing::{error, info, warn};
 use super::args::RunArgs;
 use super::error::{Failure, complain};
 use super::mean::{Meaning, mean};
-use crate::ctl::Event;
+use crate::io::sys::monotonic_usec;
 use crate::serve::control::control;
 use crate::serve::health::Health;
-use crate::serve::{Control, Running};
+use crate::serve::listen::{self, Door};
+use crate::serve::notify::Notify;
+use crate::serve::{Control, Running, proc_files};
 
 /// Runs the director until SIGTERM or SIGINT.
 ///
@@ -31,28 +34,83 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     for warning in &meaning.plan.warnings {
         complain(&warning.to_string());
     }
+    let plan = &meaning.plan;
+    let door = door(plan.control.as_deref())?;
+    let http = plan.http.map(|address| runtime.block_on(listen::open_tcp(address))).transpose()?;
+    let proc = plan.proc.clone().map(PathBuf::from);
+    let notify = Notify::from_env();
     let (running, state) = Running::start(meaning.plan)?;
     running.introduce(&state);
     let health_plan = state.plan.health.clone();
     let (control, task) = control(running, state)?;
     let health = Health::start(control.clone(), health_plan)?;
     let (stop, stopping) = watch::channel(false);
+    notify.tell("READY=1");
     let (running, result) = runtime.block_on(async {
         let task = task.run(stopping);
         let signals = async {
-            stay(args, &control, signals).await;
+            stay(args, &control, signals, &notify).await;
+            notify.tell("STOPPING=1");
             health.stop().await;
             // the task may have ended by itself
             let _ = stop.send(true);
         };
-        tokio::pin!(task, signals);
+        let doors = async {
+            tokio::join!(
+                optional(door.map(|d| d.serve(control.clone()))),
+                optional(http.map(|h| listen::serve_tcp(h, control.clone()))),
+                optional(proc.map(|folder| proc_files::serve(folder, control.clone()))),
+                alive(&control, &notify),
+            )
+        };
+        tokio::pin!(task, signals, doors);
         tokio::select! {
             ended = &mut task => ended,
             () = &mut signals => task.await,
+            _ = &mut doors => task.await,
         }
     });
     running.stop();
     result
+}
+
+/// The control socket. Where nobody named one, the director runs without when it is not to be had.
+fn door(configured: Option<&str>) -> Result<Option<Door>, Failure> {
+    let Some((path, named)) = listen::path(configured) else {
+        warn!("no control socket: there is no XDG_RUNTIME_DIR; name one with --control PATH");
+        return Ok(None);
+    };
+    match Door::open(&path) {
+        Ok(door) => Ok(Some(door)),
+        Err(failure) if named => Err(failure),
+        Err(failure) => {
+            for message in failure.messages() {
+                warn!("{}", message.trim_start_matches("error: ").replace('\n', "; "));
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// A task that is there or not; one that is not never ends.
+async fn optional(task: Option<impl Future<Output = ()>>) {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the service manager's watchdog that the control task and every worker answer.
+async fn alive(control: &Control, notify: &Notify) {
+    let Some(every) = notify.watchdog else { return std::future::pending().await };
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if control.look().await.is_ok() && control.workers().ask_all(|_, _| ()).await.is_ok() {
+            notify.tell("WATCHDOG=1");
+        }
+    }
 }
 
 struct Signals {
@@ -71,12 +129,16 @@ impl Signals {
     }
 }
 
-async fn stay(args: &RunArgs, control: &Control, mut signals: Signals) {
+async fn stay(args: &RunArgs, control: &Control, mut signals: Signals, notify: &Notify) {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break info!("stopping on SIGTERM"),
             _ = signals.interrupt.recv() => break info!("stopping on SIGINT"),
-            _ = signals.reload.recv() => reload(args, control).await,
+            _ = signals.reload.recv() => {
+                notify.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
+                reload(args, control).await;
+                notify.tell("READY=1");
+            }
         }
     }
 }
@@ -98,7 +160,7 @@ async fn reload(args: &RunArgs, control: &Control) {
         Err(failure) => {
             failure.messages().iter().for_each(|m| complain(m));
             error!("configuration refused, what runs stays as it is");
-            control.tell(Event::Refused { why: failure.messages().join("\n") });
+            control.refused(&failure);
         }
     }
 }

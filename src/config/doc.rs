@@ -95,6 +95,7 @@ pub struct DirectorDoc {
     pub closed: Option<At<Closed>>,
     pub local_addresses: Vec<At<AddrRange>>,
     pub control: Option<At<String>>,
+    pub proc: Option<At<String>>,
     pub http: Option<At<SocketAddr>>,
     pub notify_fifo: Option<At<String>>,
 }
@@ -289,6 +290,7 @@ fn director(t: &View<'_>, r: &mut Report) -> DirectorDoc {
         closed: t.text("closed", word(&[("reject", Closed::Reject), ("drop", Closed::Drop)]), r),
         local_addresses: t.texts("local_addresses", values::range, r),
         control: t.text("control", plain, r),
+        proc: t.text("proc", plain, r),
         http: t.text("http", values::socket, r),
         notify_fifo: t.text("notify_fifo", plain, r),
     }

@@ -104,6 +104,12 @@ const DIRECTOR: &[Key] = &[
         "Source addresses of fullnat; default: the director's address on the outgoing port.",
     ),
     key("control", Kind::Text(Form::Path), "\"/run/softlvs/softlvs.sock\"", "Path of the control socket."),
+    key(
+        "proc",
+        Kind::Text(Form::Path),
+        "\"/run/softlvs/proc\"",
+        "Folder for the texts of /proc/net/ip_vs, kept up to date for programs that read those.",
+    ),
     key("http", Kind::Text(Form::Socket), "\"127.0.0.1:9980\"", "Address for metrics and the read-only API."),
     key(
         "notify_fifo",

@@ -72,6 +72,8 @@ pub struct Plan {
     pub workers: Option<u32>,
     /// Path of the control socket.
     pub control: Option<String>,
+    /// Folder for the texts of `/proc/net/ip_vs`.
+    pub proc: Option<String>,
     /// Address of the HTTP listener.
     pub http: Option<SocketAddr>,
     /// Route what is not ours.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use super::plan::{Plan, PortSetup, Timeouts};
 use super::sysctl::Value;
 use crate::host::{Closed, FtpHelper, RouteVia};
+use crate::io::xdp::XdpMode;
 use crate::io::{MacChoice, OffloadMode};
 use crate::svc::{DestSpec, Forward, SchedulerKind, ServiceKey, ServiceSpec, Tunnel, TunnelCsum};
 use crate::time::Span;
@@ -71,9 +72,7 @@ pub fn base(plan: &Plan) -> String {
 fn director(out: &mut String, plan: &Plan) {
     out.push_str("[director]\n");
     line(out, "connection_limit", plan.connection_limit.to_string());
-    if let Some(workers) = plan.workers {
-        line(out, "workers", workers.to_string());
-    }
+    line(out, "workers", plan.workers.map_or_else(|| quoted("auto"), |n| n.to_string()));
     if plan.forwarding {
         line(out, "forwarding", "true".to_owned());
     }
@@ -92,6 +91,9 @@ fn director(out: &mut String, plan: &Plan) {
     }
     if let Some(control) = &plan.control {
         line(out, "control", quoted(control));
+    }
+    if let Some(folder) = &plan.proc {
+        line(out, "proc", quoted(folder));
     }
     if let Some(http) = plan.http {
         line(out, "http", quoted(&http.to_string()));
@@ -126,9 +128,6 @@ fn port(out: &mut String, p: &PortSetup) {
     if let Some(mtu) = p.mtu {
         line(out, "mtu", mtu.to_string());
     }
-    if p.queues != 1 {
-        line(out, "queues", p.queues.to_string());
-    }
     match p.offload {
         OffloadMode::Auto => {}
         OffloadMode::On => line(out, "offload", quoted("on")),
@@ -136,6 +135,14 @@ fn port(out: &mut String, p: &PortSetup) {
     }
     if p.guard {
         line(out, "guard", "true".to_owned());
+    }
+    match p.xdp_mode {
+        XdpMode::Auto => {}
+        XdpMode::Native => line(out, "xdp_mode", quoted("native")),
+        XdpMode::Generic => line(out, "xdp_mode", quoted("generic")),
+    }
+    if let Some(us) = p.busy_poll {
+        line(out, "busy_poll", quoted(&format!("{us}us")));
     }
     if !p.neighbors.is_empty() {
         let all = p.neighbors.iter().map(|(ip, mac)| format!("\"{ip}\" = \"{mac}\""));
@@ -242,7 +249,7 @@ fn list(items: impl Iterator<Item = String>) -> String {
 /// A duration, quoted.
 fn span(s: Span) -> String {
     let ms = s.as_millis();
-    if ms % 1000 == 0 { format!("\"{}s\"", ms / 1000) } else { format!("\"{ms}ms\"") }
+    if ms.is_multiple_of(1000) { format!("\"{}s\"", ms / 1000) } else { format!("\"{ms}ms\"") }
 }
 
 /// A TOML string.
@@ -295,7 +302,7 @@ ports = ["outside"]
 scheduler = "sh"
 scheduler_flags = ["sh-port"]
 persistence = { timeout = "90s", netmask = 24 }
-timeouts = { udp = "1500ms" }
+timeouts = { udp = "30s" }
 mss_clamp = true
 [[service.real]]
 name = "web1"
@@ -324,11 +331,16 @@ address = "10.0.0.11"
 mode = "dr"
 "#;
 
+    fn read(text: &str) -> Plan {
+        let all = |e: Vec<crate::config::Diagnostic>| e.iter().map(|d| format!("{d}\n")).collect::<String>();
+        check(text, "f").unwrap_or_else(|e| panic!("{}", all(e)))
+    }
+
     #[test]
     fn what_is_written_reads_as_the_same_plan() {
-        let plan = check(FILE, "f").unwrap_or_else(|e| panic!("{}", e[0]));
+        let plan = read(FILE);
         let text = toml(&plan, &plan.services);
-        let again = check(&text, "g").unwrap_or_else(|e| panic!("{}\n{text}", e[0]));
+        let again = read(&text);
         let known = |p: Plan| Plan { warnings: Vec::new(), ..p };
         assert_eq!(format!("{:?}", known(again.clone())), format!("{:?}", known(plan)));
         assert_eq!(toml(&again, &again.services), text);

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod diff;
 pub mod event;
 pub mod ipvsadm;
 pub mod overlay;

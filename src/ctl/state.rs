@@ -9,6 +9,7 @@ use super::overlay::{Overlay, Overlays, RealKey};
 use crate::config::Plan;
 use crate::config::apply::{Changes, apply};
 use crate::config::diag::Complaint;
+use crate::config::plan::Timeouts;
 use crate::config::sysctl::{self, Sysctls, Value};
 use crate::ipvsadm::{self, Baseline, Command, Rates, Refusal};
 use crate::svc::{Catalog, CatalogError, DestSpec, Service, ServiceKey, ServiceSpec};
@@ -178,6 +179,18 @@ impl State {
             ServiceKey::Mark { .. } => None,
         };
         self.catalog.services().iter().filter_map(|s| ip(s.spec.key)).collect()
+    }
+
+    /// The whole configuration as it is now, commands and settings included, overlays apart.
+    pub fn current(&self) -> Plan {
+        let [tcp, tcp_fin, udp] = self.catalog.timeouts.listed();
+        Plan {
+            services: self.services(),
+            timeouts: Timeouts { tcp, tcp_fin, udp },
+            sysctl: self.sysctl.clone(),
+            warnings: Vec::new(),
+            ..(*self.plan).clone()
+        }
     }
 
     /// Services with their real servers as they are configured now, overlays apart, in the order in which

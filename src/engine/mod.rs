@@ -59,6 +59,7 @@ use crate::svc::{Dest, DestId, SchedulerKind, Snapshot, WorkerId};
 use crate::time::{Mono, Span};
 use crate::wire::Link;
 
+pub use persist::template_rows;
 pub use rows::ConnRow;
 pub use verdict::{DropCounters, DropReason, PortId, Taken, Verdict};
 

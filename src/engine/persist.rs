@@ -13,7 +13,7 @@ use crate::buf::{Out, PacketBuf};
 use crate::conn::key::Tuple;
 use crate::conn::state::State;
 use crate::conn::table::flag;
-use crate::conn::template::{NewTemplate, Template, TemplateKey};
+use crate::conn::template::{NewTemplate, Template, TemplateKey, Templates};
 use crate::engine::ConnRow;
 use crate::svc::snapshot::FTP;
 use crate::svc::{
@@ -222,6 +222,11 @@ impl Core {
         let gone = |t: &Template| snap.dest(t.dest).is_none_or(|d| !d.available);
         snap.templates.purge(gone, |t| unbound(snap, t));
     }
+}
+
+/// Persistence templates for listing, the next to expire first; no worker is asked.
+pub fn template_rows(templates: &Templates, now: Mono) -> Vec<ConnRow> {
+    templates.list().iter().map(|t| row(t, now)).collect()
 }
 
 impl Engine {

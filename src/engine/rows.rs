@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::Engine;
 use super::family::IpFamily;
 use crate::conn::table::Conn;
 use crate::conn::wheel::Tick;
@@ -27,6 +28,26 @@ pub struct ConnRow {
     pub local: Option<SocketAddr>,
     /// Templates of persistence engines: the engine's name and what it found.
     pub pe: Option<(&'static str, String)>,
+}
+
+impl Engine {
+    /// A slice of the connections for listing: those in at most `look` places of the tables from `from` on,
+    /// and where to go on. One that begins or ends meanwhile may be told or not; all others are told once.
+    pub fn connection_slice(&self, now: Mono, from: usize, look: usize) -> (Vec<ConnRow>, Option<usize>) {
+        let (snap, t) = (&self.snap, &self.core.tables);
+        let (first, all) = (t.v4.slots(), t.v4.slots() + t.v6.slots());
+        let end = from.saturating_add(look).min(all);
+        let mut rows = Vec::new();
+        for place in from..end {
+            let one = if place < first {
+                t.v4.live(place as u32).map(|c| row(c, snap, now))
+            } else {
+                t.v6.live((place - first) as u32).map(|c| row(c, snap, now))
+            };
+            rows.extend(one);
+        }
+        (rows, (end < all).then_some(end))
+    }
 }
 
 pub(super) fn row<A: IpFamily>(c: &Conn<A>, snap: &Snapshot, now: Mono) -> ConnRow {

@@ -176,6 +176,10 @@ impl DropCounters {
     pub fn count(&mut self, why: DropReason) {
         self.0[why as usize] += 1;
     }
+    /// Adds what another worker counted.
+    pub fn add(&mut self, other: &DropCounters) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, n)| *sum += n);
+    }
     /// How often packets were dropped for this reason.
     pub fn of(&self, why: DropReason) -> u64 {
         self.0[why as usize]

@@ -207,8 +207,17 @@ fn dest_name(d: &Dest, service: &ServiceKey, names: Option<&Names>) -> String {
     name
 }
 
+/// Lines that make these services again, thresholds included, which `ipvsadm -S` leaves out.
+pub fn rules_with_thresholds(services: &[Arc<Service>]) -> String {
+    write_rules(services, None, true)
+}
+
 /// `ipvsadm -S`: lines that make these services again, but for their thresholds, as ipvsadm writes them.
 pub fn rules(services: &[Arc<Service>], names: Option<&Names>) -> String {
+    write_rules(services, names, false)
+}
+
+fn write_rules(services: &[Arc<Service>], names: Option<&Names>, thresholds: bool) -> String {
     let mut out = String::new();
     let mut sorted: Vec<&Arc<Service>> = services.iter().collect();
     kernel_order(&mut sorted);
@@ -248,7 +257,11 @@ pub fn rules(services: &[Arc<Service>], names: Option<&Names>) -> String {
         sort_by(&mut dests, &mut |a, b| compare_dests(a, b));
         for d in dests {
             let at = endpoint(d.spec.ip, d.spec.port, proto(&spec.key), names);
-            let _ = writeln!(out, "-a {service} -r {at} {}", forward_rule(d.spec.forward, d.spec.weight));
+            let _ = write!(out, "-a {service} -r {at} {}", forward_rule(d.spec.forward, d.spec.weight));
+            if thresholds && d.spec.upper != 0 {
+                let _ = write!(out, " -x {} -y {}", d.spec.upper, d.spec.lower);
+            }
+            out.push('\n');
         }
     }
     out

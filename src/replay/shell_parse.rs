@@ -150,7 +150,7 @@ impl<'t> Parser<'t> {
             if self.rest.is_empty() || self.rest.starts_with([')', '}']) || stops.contains(&next) {
                 return Ok(list);
             }
-            list.0.push((join, self.pipeline(stops)?));
+            list.0.push((join, self.pipeline()?));
             join = if self.eat("&&") {
                 Join::And
             } else if self.eat("||") {
@@ -165,10 +165,10 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn pipeline(&mut self, stops: &[&str]) -> Result<Vec<Stage>, String> {
+    fn pipeline(&mut self) -> Result<Vec<Stage>, String> {
         let mut stages = Vec::new();
         loop {
-            stages.push(self.stage(stops)?);
+            stages.push(self.stage()?);
             self.blanks();
             if self.rest.starts_with("||") || !self.eat("|") {
                 return Ok(stages);
@@ -176,7 +176,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn stage(&mut self, stops: &[&str]) -> Result<Stage, String> {
+    fn stage(&mut self) -> Result<Stage, String> {
         let mut redirects = Vec::new();
         let word = self.peek();
         let node = match word {
@@ -222,7 +222,7 @@ impl<'t> Parser<'t> {
             }
             "!" => {
                 self.rest = &self.rest[1..];
-                Node::Not(Box::new(self.stage(stops)?))
+                Node::Not(Box::new(self.stage()?))
             }
             _ if self.rest.starts_with('(') || self.rest.starts_with("{ ") => {
                 let close = if self.rest.starts_with('(') { ")" } else { "}" };

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -19,10 +20,12 @@ use super::workers::Askers;
 use crate::config::Plan;
 use crate::config::apply::Changes;
 use crate::config::diag::Complaint;
+use crate::ctl::ipvsadm::{Call, Outcome};
 use crate::ctl::{Event, Overlay, RealKey, State};
 use crate::failure::Failure;
 use crate::host::HostEvent;
 use crate::io::PortInfo;
+use crate::io::sys::netlink::Netlink;
 use crate::ipvsadm::stats::RATE_INTERVAL;
 use crate::ipvsadm::{Command, Refusal};
 use crate::svc::CatalogError;
@@ -46,8 +49,13 @@ enum Request {
         dry_run: bool,
         answer: oneshot::Sender<Result<Applied, Failure>>,
     },
+    Ipvsadm {
+        call: Box<Call>,
+        answer: oneshot::Sender<Outcome>,
+    },
     Commands {
         commands: Vec<Command>,
+        whole: bool,
         answer: oneshot::Sender<Result<(), (usize, Refusal)>>,
     },
     Overlay {
@@ -79,6 +87,13 @@ pub struct Control {
     requests: mpsc::Sender<Request>,
     events: broadcast::Sender<Event>,
     askers: Askers,
+    reloads: Arc<Reloads>,
+}
+
+#[derive(Default)]
+struct Reloads {
+    applied: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// The control task is not there any more: the director is stopping.
@@ -134,7 +149,31 @@ impl Control {
     /// # Errors
     /// [`Gone`]; inside, the place of the first one that was refused, and why. Those before it are done.
     pub async fn commands(&self, commands: Vec<Command>) -> Result<Result<(), (usize, Refusal)>, Gone> {
-        self.ask(|answer| Request::Commands { commands, answer }).await
+        self.ask(|answer| Request::Commands { commands, whole: false, answer }).await
+    }
+    /// Runs `ipvsadm` commands, all of them or none.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, the place of the first one that was refused, and why. Nothing is done then.
+    pub async fn transaction(&self, commands: Vec<Command>) -> Result<Result<(), (usize, Refusal)>, Gone> {
+        self.ask(|answer| Request::Commands { commands, whole: true, answer }).await
+    }
+    /// A call of `ipvsadm`.
+    ///
+    /// # Errors
+    /// [`Gone`]
+    pub async fn ipvsadm(&self, call: Call) -> Result<Outcome, Gone> {
+        let call = Box::new(call);
+        self.ask(|answer| Request::Ipvsadm { call, answer }).await
+    }
+    /// How many whole configurations were applied and refused.
+    pub fn reloads(&self) -> (u64, u64) {
+        (self.reloads.applied.load(Relaxed), self.reloads.refused.load(Relaxed))
+    }
+    /// Tells those who listen that a whole configuration was refused, and counts it.
+    pub fn refused(&self, failure: &Failure) {
+        self.reloads.refused.fetch_add(1, Relaxed);
+        self.tell(Event::Refused { why: failure.messages().join("\n") });
     }
     /// Lays over or takes away, several at once; the answers are in the order of the requests, and what
     /// succeeds becomes effective together.
@@ -217,6 +256,7 @@ pub struct Task {
     requests: mpsc::Receiver<Request>,
     events: broadcast::Sender<Event>,
     generation: u64,
+    reloads: Arc<Reloads>,
 }
 
 /// The way to the control task, and the task, which the caller has to run.
@@ -227,8 +267,9 @@ pub fn control(running: Running, state: State) -> Result<(Control, Task), Failur
     let (sender, requests) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(EVENTS);
     let askers = running.workers()?.askers();
-    let control = Control { requests: sender, events: events.clone(), askers };
-    Ok((control, Task { running, state, requests, events, generation: 0 }))
+    let reloads = Arc::new(Reloads::default());
+    let control = Control { requests: sender, events: events.clone(), askers, reloads: reloads.clone() };
+    Ok((control, Task { running, state, requests, events, generation: 0, reloads }))
 }
 
 impl Task {
@@ -271,7 +312,10 @@ impl Task {
             Request::Apply { plan, dry_run, answer } => {
                 drop(answer.send(self.apply(*plan, dry_run).await));
             }
-            Request::Commands { commands, answer } => drop(answer.send(self.commands(&commands).await)),
+            Request::Commands { commands, whole, answer } => {
+                drop(answer.send(self.commands(&commands, whole).await));
+            }
+            Request::Ipvsadm { call, answer } => drop(answer.send(self.ipvsadm(&call).await)),
             Request::Overlay { overlays, shares, answer } => {
                 drop(answer.send(self.overlay(overlays, &shares).await));
             }
@@ -279,7 +323,8 @@ impl Task {
         }
     }
 
-    async fn apply(&mut self, plan: Plan, dry_run: bool) -> Result<Applied, Failure> {
+    async fn apply(&mut self, mut plan: Plan, dry_run: bool) -> Result<Applied, Failure> {
+        keep_doors(&self.state.plan, &mut plan)?;
         let net = self.running.network(&plan)?;
         let mut next = self.state.clone();
         let mut changes =
@@ -299,10 +344,37 @@ impl Task {
         } else {
             self.publish(next, changes).await?;
         }
+        self.reloads.applied.fetch_add(1, Relaxed);
         Ok(Applied { changes, before, after: self.state.clone() })
     }
 
-    async fn commands(&mut self, commands: &[Command]) -> Result<(), (usize, Refusal)> {
+    async fn ipvsadm(&mut self, call: &Call) -> Outcome {
+        let links = std::cell::OnceCell::new();
+        let exists = |name: &str| {
+            let all = links.get_or_init(|| Netlink::open().and_then(|mut n| n.links()).unwrap_or_default());
+            all.iter().any(|l| l.name == name)
+        };
+        let mut next = self.state.clone();
+        let mut outcome = next.ipvsadm(call, &exists);
+        if next.daemons != self.state.daemons {
+            warn!(
+                "a synchronisation daemon was started or stopped: this version sends and receives nothing yet"
+            );
+        }
+        if outcome.changed {
+            let changes = differences(&self.state, &next);
+            if let Err(failure) = self.publish(next, changes).await {
+                outcome.stdout.clear();
+                outcome.stderr = failure.messages().join("\n") + "\n";
+                outcome.code = 255;
+            }
+        } else {
+            self.state = next;
+        }
+        outcome
+    }
+
+    async fn commands(&mut self, commands: &[Command], whole: bool) -> Result<(), (usize, Refusal)> {
         let mut next = self.state.clone();
         let mut refused = None;
         for (i, command) in commands.iter().enumerate() {
@@ -310,6 +382,9 @@ impl Task {
                 refused = Some((i, e));
                 break;
             }
+        }
+        if let Some(first) = refused.take_if(|_| whole) {
+            return Err(first);
         }
         let done = refused.as_ref().map_or(commands.len(), |(i, _)| *i);
         let changing = |c: &Command| !matches!(c, Command::List(_) | Command::Zero(_));
@@ -418,6 +493,29 @@ impl Task {
             HostEvent::NeighborFailed { port, ip } => Event::NeighborFailed { port: name(port), ip },
         }
     }
+}
+
+/// Sockets and folders are opened once: a configuration that does not name them leaves them, another one is
+/// refused.
+fn keep_doors(now: &Plan, next: &mut Plan) -> Result<(), Failure> {
+    let refuse = |what: &str| {
+        Err(Failure::wrong(
+            what,
+            "it cannot be changed while the director runs",
+            "leave it as it is, or restart softlvs",
+        ))
+    };
+    if next.control.is_some() && next.control != now.control {
+        return refuse("director.control");
+    }
+    if next.http.is_some() && next.http != now.http {
+        return refuse("director.http");
+    }
+    if next.proc.is_some() && next.proc != now.proc {
+        return refuse("director.proc");
+    }
+    (next.control, next.http, next.proc) = (now.control.clone(), now.http, now.proc.clone());
+    Ok(())
 }
 
 fn log(event: &Event) {

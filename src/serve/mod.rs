@@ -5,7 +5,11 @@ mod claims;
 pub mod control;
 pub mod health;
 mod host_side;
+pub mod http;
+pub mod listen;
+pub mod notify;
 mod ports;
+pub mod proc_files;
 pub mod running;
 pub mod workers;
 

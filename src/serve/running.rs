@@ -180,6 +180,8 @@ impl Running {
                 gateway: None,
                 gateway6: None,
                 neighbors: Vec::new(),
+                // only the command line can say them, and they were set up at the start
+                host_addresses: Vec::new(),
                 ..s.clone()
             };
             ports.iter().map(strip).collect()

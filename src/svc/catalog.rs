@@ -101,6 +101,10 @@ impl Catalog {
     pub fn services(&self) -> &[Arc<Service>] {
         &self.services
     }
+    /// Persistence templates, shared by all workers.
+    pub fn templates(&self) -> &Arc<Templates> {
+        &self.templates
+    }
     /// The service with this key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.index.get(key).and_then(|i| self.services.get(*i))

@@ -1,0 +1,344 @@
+//! `GET /metrics`: Prometheus text, our own names and the shape of node_exporter's `ipvs` collector.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use hyper::Response;
+
+use super::Context;
+use super::answer::{Body, Trouble, text};
+use super::routes::Call;
+use super::view::totals;
+use crate::ctl::{Overlay, RealKey, State};
+use crate::engine::{Counters, DropCounters, DropReason};
+use crate::io::PortInfo;
+use crate::svc::{Dest, Service, ServiceKey};
+use crate::worker::PortStats;
+
+/// `GET /metrics`
+pub async fn metrics(context: Context, _: Call) -> Result<Response<Body>, Trouble> {
+    let state = context.control.look().await?;
+    let counted = totals(&context).await?;
+    let ports = context.control.ports().await?;
+    let reloads = context.control.reloads();
+    let page = page(&state, &counted, &ports, reloads);
+    Ok(text("text/plain; version=0.0.4; charset=utf-8", page))
+}
+
+/// A family of metrics being written.
+struct Family<'o> {
+    out: &'o mut String,
+    name: &'static str,
+}
+
+impl<'o> Family<'o> {
+    fn new(out: &'o mut String, name: &'static str, kind: &str, help: &str) -> Family<'o> {
+        // writing to a String cannot fail
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        Family { out, name }
+    }
+    fn add(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.out.push_str(self.name);
+        for (i, (name, value)) in labels.iter().enumerate() {
+            let _ = write!(self.out, "{}{name}=\"{}\"", if i == 0 { '{' } else { ',' }, escaped(value));
+        }
+        let _ = writeln!(self.out, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+/// A label's value, as the text format wants it.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// The whole page.
+pub fn page(
+    state: &State,
+    (counters, drops, connections): &(Counters, DropCounters, usize),
+    ports: &[(PortInfo, PortStats)],
+    (reloads, refused): (u64, u64),
+) -> String {
+    let mut out = String::new();
+    let o = &mut out;
+    Family::new(o, "softlvs_build_info", "gauge", "Version of the running director.")
+        .add(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    for (name, help, value) in [
+        ("softlvs_packets_received_total", "Packets given to the engine.", counters.received),
+        ("softlvs_packets_forwarded_total", "Packets sent on as themselves.", counters.forwarded),
+        ("softlvs_packets_local_total", "Packets for the director itself.", counters.local),
+        ("softlvs_packets_made_total", "Packets made by the director.", counters.made),
+        ("softlvs_connections_total", "Connections opened.", counters.opened),
+    ] {
+        Family::new(o, name, "counter", help).add(&[], value);
+    }
+    let mut f = Family::new(o, "softlvs_drop_packets_total", "counter", "Packets dropped, by reason.");
+    for reason in DropReason::ALL {
+        f.add(&[("reason", reason.name())], drops.of(*reason));
+    }
+    Family::new(o, "softlvs_conntrack_entries", "gauge", "Connections in the table.").add(&[], connections);
+    Family::new(o, "softlvs_conntrack_limit", "gauge", "Connections the table can hold.")
+        .add(&[], state.plan.connection_limit);
+    Family::new(o, "softlvs_persistence_templates", "gauge", "Persistence templates.")
+        .add(&[], state.catalog.templates().len());
+    let mut f = Family::new(o, "softlvs_config_reload_total", "counter", "Whole configurations, by result.");
+    f.add(&[("result", "applied")], reloads);
+    f.add(&[("result", "refused")], refused);
+    io(o, state, ports);
+    services(o, state);
+    reals(o, state);
+    node(o, state);
+    out
+}
+
+fn io(o: &mut String, state: &State, ports: &[(PortInfo, PortStats)]) {
+    let name = |i: usize| state.plan.ports.get(i).map_or(ports[i].0.name.as_str(), |p| p.name.as_str());
+    let mut f =
+        Family::new(o, "softlvs_io_packets_total", "counter", "Packets of a port, super-frames as one.");
+    for (i, (_, s)) in ports.iter().enumerate() {
+        f.add(&[("port", name(i)), ("direction", "in")], s.received);
+        f.add(&[("port", name(i)), ("direction", "out")], s.sent);
+    }
+    let mut f = Family::new(o, "softlvs_io_bytes_total", "counter", "Bytes received on a port.");
+    for (i, (_, s)) in ports.iter().enumerate() {
+        f.add(&[("port", name(i)), ("direction", "in")], s.received_bytes);
+    }
+    let mut f = Family::new(o, "softlvs_io_ring_full_total", "counter", "Packets a device had no room for.");
+    for (i, (_, s)) in ports.iter().enumerate() {
+        f.add(&[("port", name(i))], s.full);
+    }
+    let mut f =
+        Family::new(o, "softlvs_io_transitions_total", "counter", "How often a device broke or came back.");
+    for (i, (_, s)) in ports.iter().enumerate() {
+        f.add(&[("port", name(i))], s.transitions);
+    }
+}
+
+/// `service`, `vip`, `port`, `proto` of a service.
+fn labels(s: &Service) -> [(&'static str, String); 4] {
+    let (vip, port, proto) = match s.spec.key {
+        ServiceKey::Address { proto, ip, port } => (ip.to_string(), port.to_string(), proto.name()),
+        ServiceKey::Mark { mark, v6 } => {
+            (mark.to_string(), "0".to_owned(), if v6 { "fwmark6" } else { "fwmark" })
+        }
+    };
+    [("service", s.spec.name.clone()), ("vip", vip), ("port", port), ("proto", proto.to_owned())]
+}
+
+fn borrowed<'l>(
+    labels: &'l [(&'static str, String)],
+    more: &[(&'l str, &'l str)],
+) -> Vec<(&'l str, &'l str)> {
+    labels.iter().map(|(n, v)| (*n, v.as_str())).chain(more.iter().copied()).collect()
+}
+
+type Pick = (&'static str, &'static str, [usize; 2]);
+
+fn services(o: &mut String, state: &State) {
+    let all = state.catalog.services();
+    let mut f = Family::new(o, "softlvs_service_connections_total", "counter", "Connections scheduled.");
+    for s in all {
+        f.add(&borrowed(&labels(s), &[]), s.stats.read()[0]);
+    }
+    let families: [Pick; 2] = [
+        ("softlvs_service_packets_total", "Packets of a service.", [1, 2]),
+        ("softlvs_service_bytes_total", "Bytes of a service.", [3, 4]),
+    ];
+    for (name, help, [inward, outward]) in families {
+        let mut f = Family::new(o, name, "counter", help);
+        for s in all {
+            let (labels, read) = (labels(s), s.stats.read());
+            f.add(&borrowed(&labels, &[("direction", "in")]), read[inward]);
+            f.add(&borrowed(&labels, &[("direction", "out")]), read[outward]);
+        }
+    }
+}
+
+fn each(state: &State) -> impl Iterator<Item = (&Service, &Dest, Vec<(&'static str, String)>)> {
+    state.catalog.services().iter().flat_map(|s| {
+        s.dests.iter().map(move |d| {
+            let mut all = labels(s).to_vec();
+            all.push(("rs", SocketAddr::new(d.spec.ip, d.spec.port).to_string()));
+            (&**s, &**d, all)
+        })
+    })
+}
+
+fn reals(o: &mut String, state: &State) {
+    let key = |s: &Service, d: &Dest| RealKey { service: s.spec.key, ip: d.spec.ip, port: d.spec.port };
+    let mut f = Family::new(o, "softlvs_rs_connections", "gauge", "Connections of a real server, by state.");
+    for (_, d, l) in each(state) {
+        f.add(&borrowed(&l, &[("state", "active")]), d.active());
+        f.add(&borrowed(&l, &[("state", "inactive")]), d.inactive());
+        f.add(&borrowed(&l, &[("state", "persistent")]), d.persistent());
+    }
+    let mut f =
+        Family::new(o, "softlvs_rs_connections_total", "counter", "Connections scheduled to a real server.");
+    for (_, d, l) in each(state) {
+        f.add(&borrowed(&l, &[]), d.live.stats.read()[0]);
+    }
+    let families: [Pick; 2] = [
+        ("softlvs_rs_packets_total", "Packets of a real server.", [1, 2]),
+        ("softlvs_rs_bytes_total", "Bytes of a real server.", [3, 4]),
+    ];
+    for (name, help, [inward, outward]) in families {
+        let mut f = Family::new(o, name, "counter", help);
+        for (_, d, l) in each(state) {
+            let read = d.live.stats.read();
+            f.add(&borrowed(&l, &[("direction", "in")]), read[inward]);
+            f.add(&borrowed(&l, &[("direction", "out")]), read[outward]);
+        }
+    }
+    let mut f = Family::new(o, "softlvs_rs_weight", "gauge", "Configured weight.");
+    for (s, d, l) in each(state) {
+        let weight = state.overlays.configured(&key(s, d)).map_or(d.spec.weight, |c| c.weight);
+        f.add(&borrowed(&l, &[]), weight);
+    }
+    let mut f = Family::new(o, "softlvs_rs_effective_weight", "gauge", "Weight that scheduling goes by.");
+    for (_, d, l) in each(state) {
+        f.add(&borrowed(&l, &[]), d.spec.weight);
+    }
+    let mut f = Family::new(o, "softlvs_rs_state", "gauge", "1 for the state a real server is in.");
+    for (s, d, l) in each(state) {
+        let now = match state.overlays.get(&key(s, d)) {
+            Some(Overlay::Extra(_)) => "extra",
+            Some(Overlay::Weight(0)) => "inhibited",
+            _ if d.overloaded() => "overloaded",
+            _ if d.spec.weight == 0 => "quiesced",
+            Some(Overlay::Weight(_) | Overlay::Remove) | None => "up",
+        };
+        for word in ["up", "quiesced", "inhibited", "overloaded", "extra"] {
+            f.add(&borrowed(&l, &[("state", word)]), u8::from(word == now));
+        }
+    }
+}
+
+/// The names and labels that node_exporter makes of `/proc/net/ip_vs*`.
+fn node(o: &mut String, state: &State) {
+    let totals = state.totals();
+    for (name, help, value) in [
+        ("node_ipvs_connections_total", "The total number of connections made.", totals[0]),
+        ("node_ipvs_incoming_packets_total", "The total number of incoming packets.", totals[1]),
+        ("node_ipvs_outgoing_packets_total", "The total number of outgoing packets.", totals[2]),
+        ("node_ipvs_incoming_bytes_total", "The total amount of incoming data.", totals[3]),
+        ("node_ipvs_outgoing_bytes_total", "The total amount of outgoing data.", totals[4]),
+    ] {
+        Family::new(o, name, "counter", help).add(&[], value);
+    }
+    type Gauge = (&'static str, &'static str, fn(&Dest) -> u32);
+    let gauges: [Gauge; 3] = [
+        (
+            "node_ipvs_backend_connections_active",
+            "The current active connections by local and remote address.",
+            Dest::active,
+        ),
+        (
+            "node_ipvs_backend_connections_inactive",
+            "The current inactive connections by local and remote address.",
+            Dest::inactive,
+        ),
+        ("node_ipvs_backend_weight", "The current backend weight by local and remote address.", Dest::weight),
+    ];
+    for (name, help, value) in gauges {
+        let mut f = Family::new(o, name, "gauge", help);
+        for (s, d, _) in each(state) {
+            let (address, port, proto, mark) = match s.spec.key {
+                ServiceKey::Address { proto, ip, port } => {
+                    (ip.to_string(), port.to_string(), proto.name().to_uppercase(), String::new())
+                }
+                ServiceKey::Mark { mark, .. } => {
+                    (String::new(), "0".into(), "FWM".into(), format!("{mark:08X}"))
+                }
+            };
+            let (remote, remote_port) = (d.spec.ip.to_string(), d.spec.port.to_string());
+            f.add(
+                &[
+                    ("local_address", &address),
+                    ("local_port", &port),
+                    ("remote_address", &remote),
+                    ("remote_port", &remote_port),
+                    ("proto", &proto),
+                    ("local_mark", &mark),
+                ],
+                value(d),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::check;
+    use crate::svc::Catalog;
+
+    /// The grammar of the text format, as far as it can go wrong here.
+    fn parse(line: &str) -> (String, Vec<(String, String)>, f64) {
+        let name_end = line.find(['{', ' ']).unwrap();
+        let (name, mut rest) = line.split_at(name_end);
+        assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
+        let mut labels = Vec::new();
+        if let Some(inside) = rest.strip_prefix('{') {
+            rest = inside;
+            loop {
+                let (label, value) = rest.split_once("=\"").unwrap();
+                let mut text = String::new();
+                let mut chars = value.char_indices();
+                let end = loop {
+                    match chars.next().unwrap() {
+                        (i, '"') => break i,
+                        (_, '\\') => match chars.next().unwrap().1 {
+                            'n' => text.push('\n'),
+                            c @ ('\\' | '"') => text.push(c),
+                            c => panic!("escape {c}"),
+                        },
+                        (_, c) => text.push(c),
+                    }
+                };
+                labels.push((label.to_owned(), text));
+                rest = &value[end + 1..];
+                match rest.strip_prefix(',') {
+                    Some(more) => rest = more,
+                    None => break,
+                }
+            }
+            rest = rest.strip_prefix('}').unwrap();
+        }
+        (name.to_owned(), labels, rest.trim().parse().unwrap())
+    }
+
+    #[test]
+    fn the_page_is_prometheus_text_with_every_drop_reason_and_the_shape_of_node_exporter() {
+        let text = "[[port]]\ntap = \"t\"\naddresses = [\"10.0.0.2/24\"]\n\
+                    [[service]]\nname = \"we\\\"b\\\\\"\naddress = \"10.0.0.100:80\"\n\
+                    [[service.real]]\naddress = \"10.0.0.11\"\nweight = 3\n\
+                    [[service]]\nfwmark = 7\n[[service.real]]\naddress = \"10.0.0.12\"\nmode = \"dr\"\n";
+        let state = State::new(check(text, "f").unwrap(), Catalog::default()).unwrap();
+        let page = page(&state, &(Counters::default(), DropCounters::default(), 5), &[], (1, 2));
+        let mut typed = std::collections::HashSet::new();
+        let mut seen = std::collections::HashSet::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# ") {
+                let words: Vec<&str> = rest.split(' ').collect();
+                if words[0] == "TYPE" {
+                    assert!(typed.insert(words[1].to_owned()), "{line}");
+                    assert_eq!(words[1].ends_with("_total"), words[2] == "counter", "{line}");
+                }
+                continue;
+            }
+            let (name, labels, _) = parse(line);
+            assert!(typed.contains(&name), "{line}");
+            assert!(seen.insert(format!("{name}{labels:?}")), "twice: {line}");
+        }
+        for reason in DropReason::ALL {
+            assert!(
+                page.contains(&format!("softlvs_drop_packets_total{{reason=\"{}\"}} 0\n", reason.name()))
+            );
+        }
+        assert!(page.contains(
+            "node_ipvs_backend_weight{local_address=\"10.0.0.100\",local_port=\"80\",remote_address=\"10.0.0.11\",\
+             remote_port=\"80\",proto=\"TCP\",local_mark=\"\"} 3\n"
+        ));
+        assert!(page.contains("local_address=\"\",local_port=\"0\",remote_address=\"10.0.0.12\",remote_port=\"0\",proto=\"FWM\",local_mark=\"00000007\"} 1\n"));
+        assert!(page.contains("softlvs_conntrack_entries 5\n"));
+    }
+}
