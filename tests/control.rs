@@ -128,9 +128,9 @@ fn recorded_sessions_through_the_real_binary_give_the_recorded_output() {
             continue;
         }
         let place = Place::new().unwrap();
-        // the sessions write /etc/hosts, look for devices, and use /tmp
+        // the sessions write /etc/hosts, use /tmp, and have services on addresses that the kernel must not own
         let mut script = String::from(
-            "mount -t tmpfs etc /etc; mkdir \"$D/tmp\"; mount --bind \"$D/tmp\" \"$D/tmp\"\n\
+            "ip -6 address del ::1/128 dev lo; mount -t tmpfs etc /etc; mkdir \"$D/tmp\"; mount --bind \"$D/tmp\" \"$D/tmp\"\n\
              start --tap softlvs0 --address 10.200.0.2/24\n",
         );
         for (i, record) in scenario.commands.iter().enumerate() {

@@ -9,11 +9,11 @@ mod frame_body;
 #[cfg(feature = "daemon")]
 #[path = "../fuzz/src/import_body.rs"]
 mod import_body;
+#[path = "../fuzz/src/ipvsadm_args_body.rs"]
+mod ipvsadm_args_body;
 #[cfg(feature = "daemon")]
 #[path = "../fuzz/src/reply_body.rs"]
 mod reply_body;
-#[path = "../fuzz/src/ipvsadm_args_body.rs"]
-mod ipvsadm_args_body;
 
 use std::fs;
 

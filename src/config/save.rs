@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use super::plan::{Plan, PortSetup, Timeouts};
 use super::sysctl::Value;
+use crate::health::spec::HealthPlan;
 use crate::host::{Closed, FtpHelper, RouteVia};
 use crate::io::xdp::XdpMode;
 use crate::io::{MacChoice, OffloadMode};
@@ -26,6 +27,9 @@ pub fn toml(plan: &Plan, services: &[(ServiceSpec, Vec<DestSpec>)]) -> String {
 /// Everything but the services.
 pub fn base(plan: &Plan) -> String {
     let mut out = String::new();
+    if plan.health != HealthPlan::default() {
+        out.push_str("# health checks are configured, and not written here: keep them from the file\n");
+    }
     director(&mut out, plan);
     timeouts(&mut out, "[timeouts]", &plan.timeouts);
     if !plan.sysctl.0.is_empty() {

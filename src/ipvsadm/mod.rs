@@ -82,6 +82,12 @@ pub fn check(command: &Command, catalog: &Catalog) -> Result<(), Refusal> {
                 "Invalid operation.  Possibly wrong module version, address not unicast, ...",
             ))
         }
+        Command::DeleteDest(key, ip, port) => {
+            let service = catalog.service(key).ok_or(CatalogError::ServiceNotDefined)?;
+            // the port must be the one that is listed, even where it has no meaning
+            let listed = service.dests.iter().any(|d| (d.spec.ip, d.spec.port) == (*ip, *port));
+            if listed { Ok(()) } else { Err(CatalogError::NoSuchDest.into()) }
+        }
         _ => Ok(()),
     }
 }

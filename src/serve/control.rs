@@ -365,7 +365,7 @@ impl Task {
             let changes = differences(&self.state, &next);
             if let Err(failure) = self.publish(next, changes).await {
                 outcome.stdout.clear();
-                outcome.stderr = failure.messages().join("\n") + "\n";
+                outcome.stderr = plain(&failure) + "\n";
                 outcome.code = 255;
             }
         } else {
@@ -391,8 +391,7 @@ impl Task {
         if commands[..done].iter().any(changing) {
             let changes = differences(&self.state, &next);
             if let Err(failure) = self.publish(next, changes).await {
-                let why = failure.messages().join("\n");
-                return Err((0, Refusal::kernel(why)));
+                return Err((0, Refusal::kernel(plain(&failure))));
             }
         } else {
             self.state = next;
@@ -516,6 +515,12 @@ fn keep_doors(now: &Plan, next: &mut Plan) -> Result<(), Failure> {
     }
     (next.control, next.http, next.proc) = (now.control.clone(), now.http, now.proc.clone());
     Ok(())
+}
+
+/// What went wrong, for a program that has its own way to say so.
+fn plain(failure: &Failure) -> String {
+    let messages = failure.messages().iter().map(|m| m.trim_start_matches("error: "));
+    messages.collect::<Vec<_>>().join("\n")
 }
 
 fn log(event: &Event) {

@@ -250,7 +250,10 @@ impl Catalog {
     /// Unknown service or server.
     pub fn remove_dest(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Result<(), CatalogError> {
         let service = self.service_mut(key).ok_or(CatalogError::ServiceNotDefined)?;
-        let at = service.dests.iter().position(|d| same(&d.spec, ip, port));
+        let vport = key.port();
+        let at = service.dests.iter().position(|d| {
+            same(&d.spec, ip, port) || (!d.spec.forward.translates() && same(&d.spec, ip, vport))
+        });
         let at = at.ok_or(CatalogError::NoSuchDest)?;
         let gone = service.dests.remove(at);
         self.trash.push((*key, gone.id));

@@ -13,6 +13,7 @@ use super::routes::Call;
 use super::view;
 use crate::config::apply::Changes;
 use crate::ctl::{Event, Overlay};
+use crate::health;
 
 /// A sign of life for whoever stands between.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -57,17 +58,51 @@ pub fn changes(c: &Changes) -> Value {
     json!({ "services": three(c.services), "reals": three(c.reals), "settings": c.settings })
 }
 
+fn health(event: &health::Event) -> Value {
+    use health::Event::{Cut, Draining, Panic, QuorumGained, QuorumLost, RealDown, RealUp, Sorry, Weight};
+    let of = |service, what: &str| json!({ "event": what, "service": view::id(service) });
+    let real = |service, at: &std::net::SocketAddr, what: &str| {
+        let mut value = of(service, what);
+        value["real"] = json!(at.to_string());
+        value
+    };
+    let with = |mut value: Value, name: &str, what: Value| {
+        value[name] = what;
+        value
+    };
+    match event {
+        RealUp { service, real: at, why } => with(real(service, at, "real_up"), "why", json!(why)),
+        RealDown { service, real: at, why } => with(real(service, at, "real_down"), "why", json!(why)),
+        Weight { service, real: at, weight } => with(real(service, at, "weight"), "weight", json!(weight)),
+        QuorumGained { service, alive, quorum } => {
+            with(with(of(service, "quorum_gained"), "alive", json!(alive)), "quorum", json!(quorum))
+        }
+        QuorumLost { service, alive, quorum } => {
+            with(with(of(service, "quorum_lost"), "alive", json!(alive)), "quorum", json!(quorum))
+        }
+        Sorry { service, serves } => with(of(service, "sorry_server"), "serves", json!(serves)),
+        Panic { service, on } => with(of(service, "panic"), "on", json!(on)),
+        Draining { service, real: at, deadline } => {
+            with(real(service, at, "draining"), "deadline", json!(deadline.map(|d| d.as_secs())))
+        }
+        Cut { service, real: at } => real(service, at, "cut"),
+    }
+}
+
 /// An event as JSON.
 pub fn value(event: &Event) -> Value {
     match event {
         Event::Changed { generation, changes: c } => {
             json!({ "event": "changed", "generation": generation, "changes": changes(c) })
         }
+        Event::Health(event) => health(event),
         Event::Refused { why } => json!({ "event": "refused", "why": why }),
         Event::Overlaid { real, overlay } => {
             let what = match overlay {
                 None => json!("restored"),
                 Some(Overlay::Weight(weight)) => json!({ "weight": weight }),
+                Some(Overlay::Inhibit) => json!("inhibited"),
+                Some(Overlay::Cut) => json!("cut"),
                 Some(Overlay::Remove) => json!("removed"),
                 Some(Overlay::Extra(_)) => json!("added"),
             };

@@ -201,7 +201,7 @@ fn reals(o: &mut String, state: &State) {
     for (s, d, l) in each(state) {
         let now = match state.overlays.get(&key(s, d)) {
             Some(Overlay::Extra(_)) => "extra",
-            Some(Overlay::Weight(0)) => "inhibited",
+            Some(Overlay::Weight(0) | Overlay::Inhibit | Overlay::Cut) => "inhibited",
             _ if d.overloaded() => "overloaded",
             _ if d.spec.weight == 0 => "quiesced",
             Some(Overlay::Weight(_) | Overlay::Remove) | None => "up",

@@ -347,7 +347,7 @@ fn real_value(state: &State, s: &Service, d: &Dest) -> Value {
     let configured = state.overlays.configured(&key).map_or(d.spec.weight, |c| c.weight);
     let word = match state.overlays.get(&key) {
         Some(Overlay::Extra(_)) => "extra",
-        Some(Overlay::Weight(0)) => "inhibited",
+        Some(Overlay::Weight(0) | Overlay::Inhibit | Overlay::Cut) => "inhibited",
         _ if d.overloaded() => "overloaded",
         _ if d.spec.weight == 0 => "quiesced",
         Some(Overlay::Weight(_) | Overlay::Remove) | None => "up",
