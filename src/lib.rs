@@ -27,6 +27,10 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod ctl;
 #[cfg(feature = "daemon")]
+pub mod doctor;
+#[cfg(feature = "daemon")]
+pub mod explain;
+#[cfg(feature = "daemon")]
 pub mod failure;
 #[cfg(feature = "daemon")]
 pub mod import;

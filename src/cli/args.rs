@@ -47,6 +47,14 @@ pub enum Command {
     Import(ImportArgs),
     /// Build a throw-away cluster in namespaces and send real traffic through it
     Lab(Box<super::lab::LabArgs>),
+    /// Say why a packet goes where it goes
+    Explain(super::explain::ExplainArgs),
+    /// Say what works here and what is wrong around a director, each with its remedy
+    Doctor(super::doctor::DoctorArgs),
+    /// Print completions for a shell
+    Completions(super::manual::CompletionsArgs),
+    /// Print a manual page
+    Man(super::manual::ManArgs),
     /// Prepare this host as a real server
     Real(super::real::RealArgs),
     /// Do what ipvsadm does, with a running director
@@ -152,15 +160,29 @@ pub struct RunArgs {
     pub log: String,
 }
 
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  softlvs import /etc/keepalived/keepalived.conf
+  softlvs import rules.txt
+  ipvsadm -S -n | softlvs import -";
+
 /// Options of `import`.
 #[derive(Args, Debug)]
+#[command(after_help = IMPORT_EXAMPLES)]
 pub struct ImportArgs {
     /// keepalived.conf or the output of `ipvsadm -S -n`, `-` for standard input
     pub file: PathBuf,
 }
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  softlvs check softlvs.toml
+  softlvs check /etc/softlvs/softlvs.toml
+  softlvs check --schema";
+
 /// Options of `check`.
 #[derive(Args, Debug)]
+#[command(after_help = CHECK_EXAMPLES)]
 pub struct CheckArgs {
     /// Configuration file, `-` for standard input
     #[arg(required_unless_present = "schema")]

@@ -4,10 +4,13 @@ pub mod args;
 pub mod check;
 pub mod client;
 pub mod control;
+pub mod doctor;
 pub mod error;
+pub mod explain;
 mod import;
 pub mod ipvsadm;
 pub mod lab;
+pub mod manual;
 pub mod mean;
 pub mod real;
 mod run;
@@ -49,6 +52,10 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Check(args)) => check::check(&args).map(done),
         Some(Command::Import(args)) => import::import(&args).map(done),
         Some(Command::Lab(args)) => lab::lab(&args),
+        Some(Command::Explain(args)) => explain::explain(&args),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Completions(args)) => manual::completions(&args).map(done),
+        Some(Command::Man(args)) => manual::man(&args).map(done),
         Some(Command::Real(args)) => real::real(args),
         Some(Command::Ipvsadm { args }) => Ok(ipvsadm::run(&args)),
         Some(Command::Status(args)) => control::status(&args).map(done),

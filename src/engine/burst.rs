@@ -117,6 +117,9 @@ impl Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
+        if self.watched.is_some() {
+            return self.watched_burst(now, port, false, burst, verdicts, out);
+        }
         for (burst, verdicts) in burst.chunks_mut(WAVE).zip(verdicts.chunks_mut(WAVE)) {
             self.wave(now, port, false, burst, verdicts, out);
         }
@@ -131,12 +134,15 @@ impl Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
+        if self.watched.is_some() {
+            return self.watched_burst(now, port, true, burst, verdicts, out);
+        }
         for (burst, verdicts) in burst.chunks_mut(WAVE).zip(verdicts.chunks_mut(WAVE)) {
             self.wave(now, port, true, burst, verdicts, out);
         }
     }
 
-    fn wave(
+    pub(super) fn wave(
         &mut self,
         now: Mono,
         port: PortId,
@@ -145,7 +151,7 @@ impl Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
-        let Engine { snap, core } = self;
+        let Engine { snap, core, .. } = self;
         core.now = now;
         let before = out.len();
         let turn = Turn { handed, ..core.turn(snap, now, port) };

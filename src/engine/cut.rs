@@ -44,7 +44,7 @@ impl Engine {
         cursor: u64,
         out: &mut Out,
     ) -> (Option<u64>, u32) {
-        let Engine { snap, core } = self;
+        let Engine { snap, core, .. } = self;
         let before = out.len();
         let v4 = core.tables.v4.slots() as u64;
         let mut touched = 0;

@@ -144,6 +144,8 @@ impl std::ops::Add for Counters {
 pub struct Engine {
     snap: Arc<Snapshot>,
     core: Core,
+    /// What is watched, while somebody does.
+    watched: Option<Box<explain::Gathered>>,
 }
 
 /// Everything mutable, apart from the snapshot so that both can be borrowed at once.
@@ -254,7 +256,7 @@ impl Engine {
             trace: None,
         };
         core.configure(now, &snapshot);
-        Ok(Engine { snap: snapshot, core })
+        Ok(Engine { snap: snapshot, core, watched: None })
     }
     /// Takes another snapshot. Connections whose real server still exists are untouched.
     pub fn on_snapshot(&mut self, now: Mono, snapshot: Arc<Snapshot>) {

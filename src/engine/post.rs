@@ -112,7 +112,7 @@ impl Engine {
         self.device_drop(DropReason::HandoverFull, packets);
     }
     fn one(&mut self, at: Arrival, pkt: &mut PacketBuf<'_>, out: &mut Out) -> Verdict {
-        let Engine { snap, core } = self;
+        let Engine { snap, core, .. } = self;
         core.now = at.now;
         let before = out.len();
         let look = core.sight(&core.turn(snap, at.now, at.port), pkt.bytes());

@@ -171,6 +171,20 @@ type Meta2 = (IpAddr, u16, IpAddr, u16);
 /// Gives the engine a frame and returns everything it sends: what was explained before.
 pub(crate) fn give(engine: &mut Engine, now: Mono, port: PortId, bytes: &[u8]) -> (Verdict, Vec<Sent>) {
     let told = engine.explain(now, port, bytes, Offload::NONE).unwrap();
+    let (verdict, sent) = give_unexplained(engine, now, port, bytes);
+    assert_eq!(told.verdict, verdict, "{:#?}", told.steps);
+    let explained = told.output.iter().chain(&told.made).map(|(_, bytes)| bytes);
+    assert!(sent.iter().map(|s| &s.bytes).eq(explained), "{:#?}", told.steps);
+    (verdict, sent)
+}
+
+/// The same where the test is about something else and long.
+pub(crate) fn give_unexplained(
+    engine: &mut Engine,
+    now: Mono,
+    port: PortId,
+    bytes: &[u8],
+) -> (Verdict, Vec<Sent>) {
     let mut out = Out::new();
     let mut mem = vec![0u8; 4096];
     let mut pkt = PacketBuf::empty(&mut mem, crate::buf::HEADROOM);
@@ -178,17 +192,12 @@ pub(crate) fn give(engine: &mut Engine, now: Mono, port: PortId, bytes: &[u8]) -
     pkt.offload = Offload::NONE;
     let verdict = engine.on_packet(now, port, &mut pkt, &mut out);
     let mut sent = Vec::new();
-    let mut explained = told.output.iter().chain(&told.made);
-    assert_eq!(told.verdict, verdict, "{:#?}", told.steps);
     if let Verdict::Send(_) = verdict {
         sent.push(Sent { bytes: pkt.bytes().to_vec() });
-        assert_eq!(explained.next().unwrap().1, pkt.bytes());
     }
-    while let Some((to, p)) = out.pop() {
+    while let Some((_, p)) = out.pop() {
         sent.push(Sent { bytes: p.bytes().to_vec() });
-        assert_eq!(explained.next(), Some(&(to, p.bytes().to_vec())), "{:#?}", told.steps);
     }
-    assert_eq!(explained.next(), None);
     engine.check().unwrap();
     (verdict, sent)
 }

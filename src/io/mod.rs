@@ -27,6 +27,7 @@ pub mod mac;
 pub mod mem;
 pub mod packet;
 pub mod pcap;
+pub mod pcapng;
 pub mod tap;
 pub mod tun;
 pub mod tuntap;

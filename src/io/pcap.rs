@@ -11,8 +11,8 @@ use crate::wire::Link;
 
 const MAGIC_MICROS: u32 = 0xa1b2_c3d4;
 const MAGIC_NANOS: u32 = 0xa1b2_3c4d;
-const LINKTYPE_ETHERNET: u32 = 1;
-const LINKTYPE_RAW: u32 = 101;
+pub(super) const LINKTYPE_ETHERNET: u32 = 1;
+pub(super) const LINKTYPE_RAW: u32 = 101;
 /// Longest record accepted; what is longer is a broken file, not a packet (libpcap's own limit).
 const MAX_RECORD: u32 = 262_144;
 

@@ -19,6 +19,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod cell;
+mod doctor;
 mod ftp;
 mod gate;
 mod health;

@@ -12,13 +12,14 @@
 //! everything that it was asked for and that the engine has; then the next twin has that too. The first
 //! that misses nothing tells the truth: two or three rounds for a packet.
 //!
-//! docs/decisions/0009 weighs the alternatives.
+//! docs/decisions/0012 weighs the alternatives.
 
 use std::collections::TryReserveError;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{DropReason, Engine, PortId, Taken, Verdict};
 use crate::buf::{HEADROOM, Offload, Out, PacketBuf};
+use crate::conn::key::Tuple;
 use crate::time::Mono;
 use crate::wire::Link;
 
@@ -26,9 +27,11 @@ mod notes;
 #[cfg(test)]
 mod tests;
 mod twin;
+pub mod watch;
 pub mod words;
 
 pub(super) use notes::Trace;
+pub(super) use watch::Gathered;
 
 /// A fact that a step was decided by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +141,21 @@ impl Engine {
                 return Ok(told);
             }
             round += 1;
+        }
+    }
+
+    /// Is there a connection with this tuple, from either end?
+    pub fn is_connection(&self, proto: u8, src: SocketAddr, dst: SocketAddr) -> bool {
+        let tables = &self.core.tables;
+        let (sport, dport) = (src.port(), dst.port());
+        match (src.ip(), dst.ip()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                tables.v4.lookup(&Tuple { src: a.to_bits(), dst: b.to_bits(), sport, dport, proto }).is_some()
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                tables.v6.lookup(&Tuple { src: a.to_bits(), dst: b.to_bits(), sport, dport, proto }).is_some()
+            }
+            _ => false,
         }
     }
 

@@ -282,7 +282,8 @@ impl Core {
                 let server = snap.dest(t.dest).map_or_else(|| "?".to_owned(), |d| end(d).to_string());
                 inputs.push(("server", server.clone().into()));
                 inputs.push(("expires", span(t.deadline().since(now)).into()));
-                inputs.push(("connections", t.controlled().into()));
+                // the packet holds it already where it is used
+                inputs.push(("connections", (t.controlled() - u32::from(used)).into()));
                 if used {
                     format!("it stays with {server}")
                 } else {

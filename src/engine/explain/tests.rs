@@ -354,3 +354,89 @@ proptest! {
         play(&world, acts);
     }
 }
+
+mod watching {
+    use super::super::watch::{Side, Term, Watch};
+    use super::*;
+    use crate::buf::PacketBuf;
+
+    fn burst(e: &mut Engine, now: Mono, frames: &[Vec<u8>]) -> Vec<Verdict> {
+        let mut memory = vec![vec![0u8; 2048]; frames.len()];
+        let fill = |(mem, frame): (&mut Vec<u8>, &Vec<u8>)| {
+            let mut pkt = PacketBuf::empty(mem, crate::buf::HEADROOM);
+            pkt.fill(frame);
+            (pkt.len(), frame.clone())
+        };
+        let lens: Vec<_> = memory.iter_mut().zip(frames).map(fill).collect();
+        let mut packets: Vec<PacketBuf<'_>> = memory
+            .iter_mut()
+            .zip(&lens)
+            .map(|(mem, (len, _))| {
+                let head = crate::buf::HEADROOM;
+                PacketBuf::new(mem, head, head + len, crate::buf::Offload::NONE)
+            })
+            .collect();
+        let mut verdicts = vec![Verdict::Send(PortId(9)); frames.len()];
+        e.on_burst(now, WAN, &mut packets, &mut verdicts, &mut Out::new());
+        e.check().unwrap();
+        verdicts
+    }
+
+    fn syn(port: u16, to: u16) -> Vec<u8> {
+        let n = net(false);
+        let ends = (SocketAddr::new(n.client, port), SocketAddr::new(n.vip, to));
+        frame(WAN_MAC, Proto::Tcp, ends.0, ends.1, 2, b"")
+    }
+
+    fn watch(terms: Vec<Term>, left: u32) -> Watch {
+        Watch { terms, left, until: Mono::from_millis(5_000) }
+    }
+
+    #[test]
+    fn what_matches_is_explained_before_it_happens_and_nothing_else() {
+        let mut plain = super::super::super::tests::engine(Forward::Nat, Proto::Tcp);
+        let mut e = super::super::super::tests::engine(Forward::Nat, Proto::Tcp);
+        e.watch(watch(vec![Term::Proto(6), Term::Port(Side::Source, 4001)], 10));
+        let frames = [syn(4000, 80), syn(4001, 80), syn(4002, 80), syn(4001, 81)];
+        let verdicts = burst(&mut e, Mono::ZERO, &frames);
+        assert_eq!(verdicts, burst(&mut plain, Mono::ZERO, &frames), "watching changes nothing");
+        assert!(e.connections(Mono::ZERO).eq(plain.connections(Mono::ZERO)));
+        let (seen, missed) = e.take_watched(Mono::from_millis(9_000));
+        assert_eq!(missed, 0);
+        let said: Vec<_> = seen.iter().map(|w| (w.frame.clone(), w.told.verdict)).collect();
+        assert_eq!(said, [(frames[1].clone(), verdicts[1]), (frames[3].clone(), verdicts[3])]);
+        let second = e.connections(Mono::ZERO).find(|r| r.client.port() == 4001).unwrap();
+        assert_eq!(seen[0].told.server, Some(second.dest));
+    }
+
+    #[test]
+    fn drops_are_matched_by_what_becomes_of_the_packet() {
+        let mut e = super::super::super::tests::engine(Forward::Nat, Proto::Tcp);
+        let n = net(false);
+        let other =
+            frame(WAN_MAC, Proto::Tcp, SocketAddr::new(n.client, 1), SocketAddr::new(n.client, 2), 2, b"");
+        e.watch(watch(vec![Term::DroppedFor(DropReason::NotOurs)], 10));
+        let verdicts = burst(&mut e, Mono::ZERO, &[syn(4000, 80), other.clone(), syn(4001, 80)]);
+        assert_eq!(verdicts[1], Verdict::Drop(DropReason::NotOurs));
+        let (seen, _) = e.take_watched(Mono::ZERO);
+        assert_eq!(seen.len(), 1);
+        assert_eq!((seen[0].frame.clone(), seen[0].told.verdict), (other, verdicts[1]));
+    }
+
+    #[test]
+    fn watching_is_bounded_in_number_in_a_burst_and_in_time() {
+        let mut e = super::super::super::tests::engine(Forward::Nat, Proto::Tcp);
+        e.watch(watch(Vec::new(), 6));
+        let many: Vec<_> = (0..20).map(|p| syn(4000 + p, 80)).collect();
+        let _ = burst(&mut e, Mono::ZERO, &many);
+        let (seen, missed) = e.take_watched(Mono::from_millis(5_000));
+        assert_eq!((seen.len(), missed), (4, 16), "packets wait for no more explanations than these");
+        let _ = burst(&mut e, Mono::ZERO, &many);
+        let (seen, _) = e.take_watched(Mono::from_millis(5_000));
+        assert_eq!(seen.len(), 2, "as many as were wanted");
+        assert!(e.watched.is_none());
+        e.watch(watch(Vec::new(), 6));
+        let _ = burst(&mut e, Mono::from_millis(5_001), &many);
+        assert!(e.watched.is_none(), "who does not come back is not waited for");
+    }
+}

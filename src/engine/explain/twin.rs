@@ -158,6 +158,6 @@ impl Engine {
             counters: core.counters,
             trace: Some(Box::new(Trace::new(&wanted.services))),
         };
-        Ok(Engine { snap: Arc::new(snap), core: twin })
+        Ok(Engine { snap: Arc::new(snap), core: twin, watched: None })
     }
 }

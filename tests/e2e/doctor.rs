@@ -1,0 +1,280 @@
+//! `softlvs doctor` on topologies with one thing wrong each, and on healthy ones.
+
+use std::io;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use softlvs::config;
+use softlvs::doctor::{Examination, Finding};
+use softlvs::io::sys::ns::NetNs;
+use softlvs::lab::director::Director;
+use softlvs::lab::layout::{Io, Layout, Mode};
+use softlvs::lab::topology::Topology;
+use softlvs::real::{self, Encapsulation, Prepared};
+
+use crate::in_namespaces;
+
+/// A lab whose real servers are prepared and listen.
+struct Clinic {
+    topology: Topology,
+    toml: String,
+    prepared: Vec<Prepared>,
+    listeners: Vec<(Arc<AtomicBool>, JoinHandle<()>)>,
+}
+
+impl Clinic {
+    /// `lazy`: no server runs on rs1. `bare`: rs1 is not prepared.
+    fn new(mode: Mode, lazy: bool, bare: bool) -> Clinic {
+        let layout = Layout::new(mode, false, 2, Encapsulation::Ipip);
+        let toml = layout.toml(Io::Packet, "rr");
+        let topology = Topology::build(layout, Io::Packet).unwrap();
+        let mut clinic = Clinic { topology, toml, prepared: Vec::new(), listeners: Vec::new() };
+        let layout = clinic.topology.layout.clone();
+        for (host, _) in layout.servers() {
+            let ns = &clinic.topology.node(&host.name).unwrap().ns;
+            if let Some(role) = host.role.as_ref().filter(|_| !bare || host.name != "rs1") {
+                clinic.prepared.push(ns.run(|| real::prepare(role)).unwrap());
+            }
+            if !lazy || host.name != "rs1" {
+                clinic.listeners.push(listen(ns, layout.rport));
+            }
+        }
+        clinic
+    }
+
+    fn ns(&self, host: &str) -> &NetNs {
+        &self.topology.node(host).unwrap().ns
+    }
+
+    /// Runs a shell line on a host.
+    fn sh(&self, host: &str, line: &str) {
+        let mut command = Command::new("sh");
+        command.args(["-ec", line]).stdout(Stdio::null());
+        self.ns(host).confine(&mut command).unwrap();
+        assert!(command.status().unwrap().success(), "{host}: {line}");
+    }
+
+    fn examine(&self) -> Vec<Finding> {
+        let plan = config::check(&self.toml, "softlvs.toml").unwrap_or_else(|all| panic!("{}", all[0]));
+        let told = self.ns("director").run(|| {
+            let mut told = Examination::default();
+            told.topology(&plan);
+            Ok::<_, io::Error>(told)
+        });
+        let told = told.unwrap();
+        assert!(told.notes.is_empty(), "{:?}", told.notes);
+        told.findings
+    }
+}
+
+impl Drop for Clinic {
+    fn drop(&mut self) {
+        for (stop, _) in &self.listeners {
+            stop.store(true, Ordering::Relaxed);
+        }
+        for (_, thread) in self.listeners.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Somebody who takes connections and does nothing with them.
+fn listen(ns: &NetNs, port: u16) -> (Arc<AtomicBool>, JoinHandle<()>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    let listener = ns.run(|| TcpListener::bind(("0.0.0.0", port))).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let thread = std::thread::spawn(move || {
+        while !seen.load(Ordering::Relaxed) {
+            drop(listener.accept());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    (stop, thread)
+}
+
+in_namespaces! {
+    fn doctor_says_nothing_false_of_a_healthy_topology() {
+        for mode in Mode::ALL {
+            assert_eq!(Clinic::new(mode, false, false).examine(), [], "{mode:?}");
+        }
+    }
+}
+
+in_namespaces! {
+    fn doctor_does_not_disturb_a_director_at_work_nor_is_disturbed_by_it() {
+        for mode in [Mode::Nat, Mode::Dr] {
+            let clinic = Clinic::new(mode, false, false);
+            let control = tempfile::tempdir().unwrap();
+            let program = std::path::Path::new(env!("CARGO_BIN_EXE_softlvs"));
+            let path = control.path().join("s.sock");
+            let mut director = Director::start(clinic.ns("director"), program, &clinic.toml, &path).unwrap();
+            let vip = std::net::SocketAddr::new(clinic.topology.layout.vip, 80);
+            let reached = || {
+                clinic.ns("client").run(|| {
+                    std::net::TcpStream::connect_timeout(&vip, Duration::from_millis(500)).map(drop)
+                })
+            };
+            let begin = (0..100).find(|_| reached().is_ok());
+            assert!(begin.is_some(), "{}", director.log());
+            assert_eq!(clinic.examine(), [], "{mode:?}: {}", director.log());
+            assert!(reached().is_ok() && director.alive(), "{}", director.log());
+            director.stop(Duration::from_secs(5));
+        }
+    }
+}
+
+/// What is wrong: its name, the mode, whether rs1 runs no server and is not prepared, what is changed in
+/// the configuration and on which host, and whom the finding is about.
+type Seed = (
+    &'static str,
+    Mode,
+    (bool, bool),
+    (&'static str, &'static str),
+    (&'static str, &'static str),
+    &'static str,
+);
+
+const KEEP: (&str, &str) = ("", "");
+const WELL: (bool, bool) = (false, false);
+const LAZY: (bool, bool) = (true, false);
+const BARE: (bool, bool) = (false, true);
+
+const SEEDS: &[Seed] = &[
+    (
+        "address_in_kernel",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("director", "ip addr add 192.0.2.10/32 dev eth0"),
+        "192.0.2.10",
+    ),
+    (
+        "address_in_kernel",
+        Mode::Dr,
+        WELL,
+        KEEP,
+        ("director", "ip addr add 192.0.2.2/24 dev eth0"),
+        "192.0.2.2",
+    ),
+    ("ip_forward", Mode::Nat, WELL, KEEP, ("director", "echo 1 > /proc/sys/net/ipv4/ip_forward"), "eth0"),
+    ("interface_missing", Mode::Nat, WELL, ("packet = \"eth1\"", "packet = \"eth9\""), KEEP, "port inside"),
+    ("interface_down", Mode::Nat, WELL, KEEP, ("director", "ip link set eth1 down"), "port inside"),
+    (
+        "interface_mtu",
+        Mode::Nat,
+        WELL,
+        ("packet = \"eth1\"", "packet = \"eth1\"\nmtu = 1600"),
+        KEEP,
+        "port inside",
+    ),
+    ("neighbour_silent", Mode::Tun, WELL, KEEP, ("router", "ip link set eth0 down"), "192.0.2.254"),
+    ("neighbour_silent", Mode::Nat, WELL, KEEP, ("rs1", "ip link set eth0 down"), "real server 10.0.0.11"),
+    (
+        "neighbour_other_mac",
+        Mode::Nat,
+        WELL,
+        ("packet = \"eth1\"", "packet = \"eth1\"\nneighbors = { \"10.0.0.11\" = \"02:00:00:00:00:99\" }"),
+        KEEP,
+        "real server 10.0.0.11",
+    ),
+    ("duplicate_address", Mode::Nat, WELL, KEEP, ("rs2", "ip addr add 10.0.0.1/24 dev eth0"), "10.0.0.1"),
+    (
+        "duplicate_address",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("client", "ip addr add 192.0.2.10/24 dev eth0"),
+        "192.0.2.10",
+    ),
+    ("duplicate_address", Mode::Nat, WELL, KEEP, ("rs2", "ip addr add 10.0.0.11/24 dev eth0"), "10.0.0.11"),
+    ("port_closed", Mode::Nat, LAZY, KEEP, KEEP, "real server 10.0.0.11"),
+    ("port_closed", Mode::FullNat, LAZY, KEEP, KEEP, "real server 10.0.0.11"),
+    ("port_closed", Mode::Dr, LAZY, KEEP, KEEP, "real server 192.0.2.11"),
+    ("port_closed", Mode::Tun, LAZY, KEEP, KEEP, "real server 10.0.0.11"),
+    (
+        "port_silent",
+        Mode::FullNat,
+        WELL,
+        KEEP,
+        ("rs1", "ip route add blackhole 10.0.0.1"),
+        "real server 10.0.0.11",
+    ),
+    ("gateway_bypasses", Mode::Nat, WELL, KEEP, ("rs1", "ip route del default"), "real server 10.0.0.11"),
+    (
+        "gateway_bypasses",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("rs1", "ip route replace default via 10.0.0.12"),
+        "real server 10.0.0.11",
+    ),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        KEEP,
+        ("rs1", "ip addr del 192.0.2.10/32 dev lo"),
+        "real server 192.0.2.11",
+    ),
+    (
+        "arp_ignore",
+        Mode::Dr,
+        WELL,
+        KEEP,
+        ("rs1", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore"),
+        "real server 192.0.2.11",
+    ),
+    (
+        "arp_announce",
+        Mode::Dr,
+        WELL,
+        KEEP,
+        ("rs1", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_announce"),
+        "real server 192.0.2.11",
+    ),
+    ("no_tunnel", Mode::Tun, BARE, KEEP, KEEP, "real server 10.0.0.11"),
+    (
+        "tunnel_swallows",
+        Mode::Tun,
+        WELL,
+        KEEP,
+        ("rs1", "ip addr del 192.0.2.10/32 dev lvstun0"),
+        "real server 10.0.0.11",
+    ),
+    (
+        "tunnel_swallows",
+        Mode::Tun,
+        WELL,
+        KEEP,
+        ("rs1", "echo 1 > /proc/sys/net/ipv4/conf/lvstun0/rp_filter"),
+        "real server 10.0.0.11",
+    ),
+    ("path_mtu", Mode::Nat, WELL, KEEP, ("rs1", "ip link set eth0 mtu 1300"), "real server 10.0.0.11"),
+];
+
+in_namespaces! {
+    fn doctor_names_each_of_the_seeded_misconfigurations_with_its_remedy() {
+        let mut wrong = Vec::new();
+        for (name, mode, (lazy, bare), (was, is), (host, line), about) in SEEDS {
+            let mut clinic = Clinic::new(*mode, *lazy, *bare);
+            clinic.toml = clinic.toml.replace(was, is);
+            if *name == "ip_forward" {
+                clinic.toml = clinic.toml.lines().map(|l| if l.starts_with("mac = ") { "mac = \"inherit\"" } else { l }).collect::<Vec<_>>().join("\n");
+            }
+            if !line.is_empty() {
+                clinic.sh(host, line);
+            }
+            let found = clinic.examine();
+            let it = found.iter().find(|f| f.name == *name && f.about.contains(about));
+            if it.is_none_or(|f| f.remedy.is_empty()) {
+                wrong.push(format!("{name} ({mode:?}, {host}: {line}): {found:#?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), SEEDS.len(), wrong.join("\n"));
+    }
+}
