@@ -65,8 +65,8 @@ pub fn port(i: u32) -> u16 {
     (i.wrapping_mul(40_503) >> 8) as u16
 }
 
-/// A director with two ports, and `flows` established connections over three real servers.
-pub fn engine(v6: bool, forward: Forward, flows: u32) -> Engine {
+/// Two ports and a service on three real servers.
+pub fn catalog(v6: bool, forward: Forward, workers: u16) -> Catalog {
     let vip = ip(v6, "192.0.2.10", "2001:db8:1::10");
     let router = ip(v6, "192.0.2.1", "2001:db8:1::1");
     let neighbor = Mac([2, 0, 0, 0, 9, 9]);
@@ -98,7 +98,7 @@ pub fn engine(v6: bool, forward: Forward, flows: u32) -> Engine {
         last: ip(v6, "10.3.0.255", "2001:db8:3::ff"),
     };
     let net = NetPlan { ports: vec![wan, lan], local_addresses: vec![locals], ..NetPlan::default() };
-    let mut catalog = Catalog::new(Arc::new(net));
+    let mut catalog = Catalog::new(Arc::new(net)).with_workers(workers);
     let key = ServiceKey::Address { proto: Proto::Tcp, ip: vip, port: 80 };
     catalog
         .add_service(ServiceSpec { scheduler: SchedulerKind::Rr, ..ServiceSpec::new(key) })
@@ -108,6 +108,12 @@ pub fn engine(v6: bool, forward: Forward, flows: u32) -> Engine {
             DestSpec { name: String::new(), ip: rs, port: 8080, weight: 1, forward, upper: 0, lower: 0 };
         catalog.add_dest(&key, spec).expect("new real server");
     }
+    catalog
+}
+
+/// A director over [`catalog`] with room for `flows` connections and a million more.
+pub fn engine(v6: bool, forward: Forward, flows: u32) -> Engine {
+    let mut catalog = catalog(v6, forward, 1);
     let options = EngineOptions { connection_limit: flows + 1_000_000, seed: 7, ..EngineOptions::default() };
     Engine::new(Mono::ZERO, options, catalog.commit()).expect("memory")
 }

@@ -199,7 +199,7 @@ impl Host {
 
     /// Announces every DIP and VIP on the ports that own it: gratuitous ARP (RFC 5227 section 2.3) and
     /// unsolicited advertisements (RFC 4861 section 7.2.6).
-    pub fn announce(&mut self, _now: Mono, out: &mut Out) {
+    pub fn announce(&mut self, now: Mono, out: &mut Out) {
         let plan = std::sync::Arc::clone(&self.plan);
         let dips = plan.ports.iter().flat_map(|p| p.addresses.iter().map(|c| c.addr));
         let mut all: Vec<IpAddr> = dips.chain(self.vips.iter().map(|(ip, _)| *ip)).collect();
@@ -207,6 +207,10 @@ impl Host {
         all.dedup();
         for ip in all {
             self.announce_address(ip, out);
+            // a device that is new may not be in its bridge yet
+            if self.options.announce {
+                self.again.push_back((now + super::ANNOUNCE_AGAIN, ip));
+            }
         }
     }
 

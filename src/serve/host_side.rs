@@ -40,16 +40,37 @@ impl HostSide {
             addresses: Vec::new(),
             routes: Vec::new(),
         };
-        for cidr in &setup.host_addresses {
-            match side.netlink.add_address(index, *cidr, true) {
-                Ok(()) => side.addresses.push(*cidr),
+        side.establish(vips)?;
+        Ok(side)
+    }
+
+    /// The device was made anew: does everything again.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn renew(&mut self, index: u32, vips: &BTreeSet<IpAddr>) -> Result<(), Failure> {
+        self.index = index;
+        // they went with the old device
+        self.addresses.clear();
+        self.routes.clear();
+        self.establish(vips)
+    }
+
+    /// Name of the device.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn establish(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), Failure> {
+        for cidr in self.networks.clone() {
+            match self.netlink.add_address(self.index, cidr, true) {
+                Ok(()) => self.addresses.push(cidr),
                 Err(e) if is_there(&e) => {}
-                Err(e) => return Err(fail(e)),
+                Err(e) => return Err(failure(&self.device, &e)),
             }
         }
-        side.netlink.set_up(index, true).map_err(fail)?;
-        side.route(vips)?;
-        Ok(side)
+        self.netlink.set_up(self.index, true).map_err(|e| failure(&self.device, &e))?;
+        self.route(vips)
     }
 
     /// Makes the routes those of `vips`: adds what is missing, removes what is no longer a virtual address.

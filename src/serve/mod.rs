@@ -11,6 +11,7 @@ pub mod notify;
 mod ports;
 pub mod proc_files;
 pub mod running;
+pub mod tended;
 pub mod workers;
 
 pub use control::Control;

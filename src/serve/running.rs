@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::claims::Filters;
 use super::host_side::HostSide;
 use super::ports;
+use super::tended::Tended;
 use super::workers::Workers;
 use crate::config::Plan;
 use crate::config::plan::PortSetup;
@@ -37,6 +38,8 @@ pub struct Running {
     workers: Option<Workers>,
     // Dropped after the workers, in this order: the kernel is told nothing while packets still flow.
     host_sides: Vec<HostSide>,
+    tended: Tended,
+    vips: BTreeSet<IpAddr>,
     guards: Vec<Guard>,
     guarded: Vec<IpAddr>,
     filters: Filters,
@@ -80,6 +83,8 @@ impl Running {
         for (setup, info) in setups.iter().zip(&infos).filter(|(s, _)| !s.host_addresses.is_empty()) {
             host_sides.push(HostSide::set_up(setup, &info.name, &vips)?);
         }
+        let virtual_devices = setups.iter().zip(&infos).filter(|(s, _)| s.device.is_virtual());
+        let tended = Tended::new(virtual_devices.map(|(_, info)| info.name.as_str()));
         let names: Vec<String> = (0..workers).map(|i| format!("softlvs-worker-{i}")).collect();
         let handles = worker::start_all(&names, crewed)
             .map_err(|e| Failure::run("cannot start the packet workers", e.to_string(), ""))?;
@@ -92,6 +97,8 @@ impl Running {
             kinds,
             workers,
             host_sides,
+            tended,
+            vips,
             guards,
             guarded: addresses,
             filters,
@@ -161,6 +168,7 @@ impl Running {
             }
             self.guarded = addresses;
         }
+        self.vips.clone_from(vips);
         Ok(())
     }
 
@@ -216,6 +224,7 @@ impl Running {
     /// What is to be done once in a while.
     pub fn look(&mut self) {
         self.filters.look();
+        self.tended.look(&mut self.host_sides, &self.vips);
     }
 
     /// The workers.

@@ -36,6 +36,9 @@ impl Cell {
     pub fn start_with(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation, attach: Attach) -> Cell {
         let layout = Layout::new(mode, ipv6, SERVERS, encapsulation);
         let mut toml = layout.toml(io, "rr") + &udp_service(&layout);
+        if attach.workers > 1 {
+            toml = toml.replace("\nworkers = 1\n", &format!("\nworkers = {}\n", attach.workers));
+        }
         if attach.generic {
             toml = toml.replace("\nxdp = ", "\nxdp_mode = \"generic\"\nxdp = ");
         }
@@ -466,6 +469,8 @@ pub struct Attach {
     pub generic: bool,
     /// The interface's own MAC.
     pub inherit: bool,
+    /// Packet workers; 0 for one.
+    pub workers: u8,
 }
 
 pub fn run_with(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation, attach: Attach) {

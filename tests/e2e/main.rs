@@ -10,6 +10,7 @@
 //! * `ftp`: data connections of FTP, with vsftpd and curl.
 //! * `xdp`: what the kernel beside an XDP port sees and does not see, how the program comes and goes.
 //! * `health`: real servers that stop, freeze, answer wrongly, lose their address or tunnel; drains, slow start.
+//! * `workers`: two workers over devices with two queues.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
@@ -34,4 +35,5 @@ mod selftest;
 mod sniff;
 mod traffic;
 mod wires;
+mod workers;
 mod xdp;

@@ -43,6 +43,8 @@ pub struct LinkInfo {
     pub up: bool,
     /// The link works (carrier).
     pub running: bool,
+    /// Index of the bridge, or other device, that it is part of.
+    pub master: Option<u32>,
 }
 
 /// An address of an interface.
@@ -592,6 +594,7 @@ fn read_link(answer: &[u8]) -> Option<LinkInfo> {
         mtu: 0,
         up: flags & libc::IFF_UP as u32 != 0,
         running: flags & libc::IFF_RUNNING as u32 != 0,
+        master: None,
     };
     for (kind, v) in attributes(b.get(IFINFO..)?) {
         match kind {
@@ -600,6 +603,7 @@ fn read_link(answer: &[u8]) -> Option<LinkInfo> {
             }
             libc::IFLA_ADDRESS => link.mac = v.try_into().ok().map(Mac),
             libc::IFLA_MTU => link.mtu = ne_u32(v)?,
+            libc::IFLA_MASTER => link.master = ne_u32(v),
             _ => {}
         }
     }
