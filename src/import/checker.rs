@@ -100,11 +100,13 @@ pub(super) struct World<'a> {
 }
 
 /// A checker as the lines of a `[[check]]` without its name; several where it asks several hosts.
-/// `port`: the one to ask where the checker names none.
+/// `port`: the one to ask where the checker names none. `by_host`: the host asks, as keepalived does, where
+/// softlvs would go the way of the traffic.
 pub(super) fn lower(
     n: &Node,
     outer: &Timing,
     port: Option<u16>,
+    by_host: bool,
     world: &World<'_>,
     notes: &mut Notes,
 ) -> Vec<String> {
@@ -145,7 +147,9 @@ pub(super) fn lower(
         let _ = writeln!(head, "warmup = {}", span(w));
     }
     let _ = writeln!(head, "dampening = false");
-    let _ = writeln!(head, "via = \"host\"");
+    if by_host && !matches!(n.name.as_str(), "MISC_CHECK" | "FILE_CHECK") {
+        let _ = writeln!(head, "via = \"host\"");
+    }
     if t.alpha == Some(true) {
         let _ = writeln!(head, "start = \"down\"");
     }

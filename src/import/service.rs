@@ -476,6 +476,9 @@ impl<'a> Importer<'a> {
         };
         let rest: Vec<&Node> = n.inside().iter().filter(|i| !timing.take(i, &mut self.notes)).collect();
         let timing = s.timing.with(&timing);
+        let own = |word: &str| matches!(word, "lb_kind" | "lvs_method");
+        let method = rest.iter().find(|i| own(&i.name)).and_then(|i| i.arg(0));
+        let by_host = method.map_or(!maps(s.mode.name), |m| matches!(m, "DR" | "TUN"));
         let asked = Some(port).filter(|p| s.pin && *p != 0);
         for inner in rest {
             let arg = inner.arg(0).unwrap_or_default();
@@ -526,7 +529,7 @@ impl<'a> Importer<'a> {
                     );
                 }
                 name if CHECKERS.contains(&name) => {
-                    for text in checker::lower(inner, &timing, asked, &self.world, &mut self.notes) {
+                    for text in checker::lower(inner, &timing, asked, by_host, &self.world, &mut self.notes) {
                         let name = self.check(name, text);
                         real.checks.push(name);
                     }

@@ -111,7 +111,11 @@ impl Dialer {
     pub async fn connect(&self, job: &Job) -> Result<Stream, Trouble> {
         let what = format!("connecting to {}", job.to);
         match job.via {
-            Via::Host => host_tcp(job).await.map(Stream::Host).map_err(|e| Trouble::of(&what, &e)),
+            Via::Host => match host_tcp(job).await {
+                Ok(stream) => Ok(Stream::Host(stream)),
+                Err(e) if self.instead(job, &e) => self.own()?.connect(job).await.map(Stream::Own),
+                Err(e) => Err(Trouble::of(&what, &e)),
+            },
             Via::Director | Via::Vip => self.own()?.connect(job).await.map(Stream::Own),
         }
     }
@@ -122,7 +126,11 @@ impl Dialer {
     pub async fn datagrams(&self, job: &Job) -> Result<Datagrams, Trouble> {
         let what = format!("sending to {}", job.to);
         match job.via {
-            Via::Host => host_udp(job).await.map(Datagrams::Host).map_err(|e| Trouble::of(&what, &e)),
+            Via::Host => match host_udp(job).await {
+                Ok(socket) => Ok(Datagrams::Host(socket)),
+                Err(e) if self.instead(job, &e) => self.own()?.datagrams(job).await.map(Datagrams::Own),
+                Err(e) => Err(Trouble::of(&what, &e)),
+            },
             Via::Director | Via::Vip => self.own()?.datagrams(job).await.map(Datagrams::Own),
         }
     }
@@ -132,6 +140,12 @@ impl Dialer {
     /// There is none.
     pub async fn echo(&self, job: &Job) -> super::Finding {
         self.own()?.echo(job).await
+    }
+
+    /// The host's kernel has no way there, and nobody said that it should be the one to ask.
+    pub(super) fn instead(&self, job: &Job, e: &io::Error) -> bool {
+        let no_way = e.raw_os_error() == Some(nix::libc::ENETUNREACH);
+        no_way && job.check.via.is_none() && job.check.bind.is_none() && self.stack.is_some()
     }
 
     fn own(&self) -> Result<&Stack, Trouble> {

@@ -26,7 +26,12 @@ pub(super) async fn run(job: &Job, dialer: &Dialer) -> Finding {
     if let Some(from) = job.check.bind {
         bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0))).map_err(err)?;
     }
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0))).map_err(err)?;
+    if let Err(e) = connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0))) {
+        if dialer.instead(job, &e.into()) {
+            return dialer.echo(job).await;
+        }
+        return Err(err(e));
+    }
     let tag = getrandom::u64().map_err(|e| Trouble::Unchecked(e.to_string()))?.to_be_bytes();
     let request = request(to, tag);
     // the kernel takes a socket for echoes where one for datagrams is meant
