@@ -14,6 +14,7 @@ mod keys_health;
 pub mod plan;
 mod read;
 pub mod save;
+mod save_health;
 pub mod schema;
 pub mod sysctl;
 pub mod values;

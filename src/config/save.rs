@@ -7,8 +7,9 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use super::plan::{Plan, PortSetup, Timeouts};
+use super::save_health;
 use super::sysctl::Value;
-use crate::health::spec::HealthPlan;
+use crate::health::{HealthPlan, ServiceHealth};
 use crate::host::{Closed, FtpHelper, RouteVia};
 use crate::io::xdp::XdpMode;
 use crate::io::{MacChoice, OffloadMode};
@@ -18,8 +19,10 @@ use crate::time::Span;
 /// The whole configuration with these services; their real servers in the order of the file.
 pub fn toml(plan: &Plan, services: &[(ServiceSpec, Vec<DestSpec>)]) -> String {
     let mut out = base(plan);
+    save_health::checks(&mut out, &plan.health);
     for (spec, reals) in services {
-        service(&mut out, spec, reals);
+        let health = plan.health.services.iter().find(|h| h.key == spec.key);
+        service_with(&mut out, spec, reals, health.map(|h| (h, &plan.health)));
     }
     out
 }
@@ -27,9 +30,6 @@ pub fn toml(plan: &Plan, services: &[(ServiceSpec, Vec<DestSpec>)]) -> String {
 /// Everything but the services.
 pub fn base(plan: &Plan) -> String {
     let mut out = String::new();
-    if plan.health != HealthPlan::default() {
-        out.push_str("# health checks are configured, and not written here: keep them from the file\n");
-    }
     director(&mut out, plan);
     timeouts(&mut out, "[timeouts]", &plan.timeouts);
     if !plan.sysctl.0.is_empty() {
@@ -99,6 +99,9 @@ fn director(out: &mut String, plan: &Plan) {
     if let Some(folder) = &plan.proc {
         line(out, "proc", quoted(folder));
     }
+    if let Some(path) = &plan.health.fifo {
+        line(out, "notify_fifo", quoted(path));
+    }
     if let Some(http) = plan.http {
         line(out, "http", quoted(&http.to_string()));
     }
@@ -156,6 +159,15 @@ fn port(out: &mut String, p: &PortSetup) {
 
 /// One `[[service]]`.
 pub fn service(out: &mut String, spec: &ServiceSpec, reals: &[DestSpec]) {
+    service_with(out, spec, reals, None);
+}
+
+fn service_with(
+    out: &mut String,
+    spec: &ServiceSpec,
+    reals: &[DestSpec],
+    health: Option<(&ServiceHealth, &HealthPlan)>,
+) {
     out.push_str("\n[[service]]\n");
     if !spec.name.is_empty() {
         line(out, "name", quoted(&spec.name));
@@ -206,7 +218,18 @@ pub fn service(out: &mut String, spec: &ServiceSpec, reals: &[DestSpec]) {
     if spec.mss_clamp {
         line(out, "mss_clamp", "true".to_owned());
     }
-    reals.iter().for_each(|r| real(out, spec, r));
+    if let Some((s, _)) = health {
+        save_health::service(out, s);
+    }
+    for r in reals {
+        real(out, spec, r);
+        let at = SocketAddr::new(r.ip, r.port);
+        if let Some((h, plan)) =
+            health.and_then(|(s, plan)| Some((s.reals.iter().find(|h| h.at == at)?, plan)))
+        {
+            save_health::real(out, h, plan);
+        }
+    }
 }
 
 fn real(out: &mut String, service: &ServiceSpec, r: &DestSpec) {
@@ -241,23 +264,23 @@ fn real(out: &mut String, service: &ServiceSpec, r: &DestSpec) {
     }
 }
 
-fn line(out: &mut String, key: &str, value: String) {
+pub(super) fn line(out: &mut String, key: &str, value: String) {
     // writing to a String cannot fail
     let _ = writeln!(out, "{key} = {value}");
 }
 
-fn list(items: impl Iterator<Item = String>) -> String {
+pub(super) fn list(items: impl Iterator<Item = String>) -> String {
     format!("[{}]", items.map(|i| quoted(&i)).collect::<Vec<_>>().join(", "))
 }
 
 /// A duration, quoted.
-fn span(s: Span) -> String {
+pub(super) fn span(s: Span) -> String {
     let ms = s.as_millis();
     if ms.is_multiple_of(1000) { format!("\"{}s\"", ms / 1000) } else { format!("\"{ms}ms\"") }
 }
 
 /// A TOML string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 

@@ -7,14 +7,15 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
+use super::health::{Asker, ServiceStatus};
 use super::running::{Running, stopped};
 use super::workers::Askers;
 use crate::config::Plan;
@@ -88,6 +89,7 @@ pub struct Control {
     events: broadcast::Sender<Event>,
     askers: Askers,
     reloads: Arc<Reloads>,
+    health: Arc<OnceLock<Asker>>,
 }
 
 #[derive(Default)]
@@ -234,6 +236,18 @@ impl Control {
     pub async fn sysctls(&self, values: Vec<(String, String)>) -> Result<Result<(), Complaint>, Gone> {
         self.ask(|answer| Request::Sysctls { values, answer }).await
     }
+    /// What is known of real servers; empty without health checks.
+    pub async fn health(&self) -> Vec<ServiceStatus> {
+        match self.health.get() {
+            Some(asker) => asker.status().await,
+            None => Vec::new(),
+        }
+    }
+    /// Whom to ask about real servers.
+    pub(super) fn set_health(&self, asker: Asker) {
+        // there is one
+        let _ = self.health.set(asker);
+    }
     /// Events from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
@@ -268,7 +282,13 @@ pub fn control(running: Running, state: State) -> Result<(Control, Task), Failur
     let (events, _) = broadcast::channel(EVENTS);
     let askers = running.workers()?.askers();
     let reloads = Arc::new(Reloads::default());
-    let control = Control { requests: sender, events: events.clone(), askers, reloads: reloads.clone() };
+    let control = Control {
+        requests: sender,
+        events: events.clone(),
+        askers,
+        reloads: reloads.clone(),
+        health: Arc::default(),
+    };
     Ok((control, Task { running, state, requests, events, generation: 0, reloads }))
 }
 

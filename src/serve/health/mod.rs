@@ -53,7 +53,6 @@ pub struct ServiceStatus {
 pub struct Health {
     stop: watch::Sender<bool>,
     ended: oneshot::Receiver<()>,
-    asks: mpsc::Sender<oneshot::Sender<Vec<ServiceStatus>>>,
 }
 
 impl Health {
@@ -70,6 +69,7 @@ impl Health {
         let (stop, stopping) = watch::channel(false);
         let (tell, ended) = oneshot::channel();
         let (asks, asked) = mpsc::channel(16);
+        control.set_health(Asker(asks));
         let work = move || {
             runtime.block_on(Watch::new(control, plan, seed).run(stopping, asked));
             // a check that hangs in the kernel does not keep the director
@@ -79,7 +79,7 @@ impl Health {
         };
         let thread = std::thread::Builder::new().name("softlvs-health".to_owned());
         thread.spawn(work).map_err(|e| fail(e.to_string()))?;
-        Ok(Health { stop, ended, asks })
+        Ok(Health { stop, ended })
     }
 
     /// Ends the checks; commands for the end have been started when it returns.
@@ -87,11 +87,6 @@ impl Health {
         // the thread may have ended by itself, which it does only by a panic
         let _ = self.stop.send(true);
         let _ = tokio::time::timeout(Duration::from_secs(5), self.ended).await;
-    }
-
-    /// Asks for what is known.
-    pub fn asker(&self) -> Asker {
-        Asker(self.asks.clone())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod change;
 mod connections;
 mod events;
 pub mod guard;
+mod health;
 pub mod metrics;
 mod openapi;
 pub mod routes;

@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
 use super::answer::{Body, Trouble};
-use super::{Context, change, connections, events, metrics, openapi, view};
+use super::{Context, change, connections, events, health, metrics, openapi, view};
 
 /// What answers.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Trouble>> + Send>>;
@@ -130,6 +130,7 @@ pub fn all() -> Vec<Route> {
         route!(GET "/v1/sysctls", view::sysctls, "Settings of net.ipv4.vs", public),
         route!(PUT "/v1/sysctls", change::put_sysctls, "Set settings, all or none: {\"expire_nodest_conn\": 1}", takes_body),
         route!(GET "/v1/events", events::get, "Events from now on, as NDJSON or (Accept: text/event-stream) as server-sent events", public),
+        route!(GET "/v1/health", health::get, "What the checks of real servers found, and what follows from it", public),
         route!(GET "/v1/config", view::config, "The configuration as it runs, as a file" [SAVE]),
         route!(POST "/v1/config", change::config, "Replace the whole configuration (TOML or JSON), all or nothing" [DRY], takes_body),
         route!(POST "/v1/counters/zero", change::zero, "Set all counters of services to zero", takes_body),
