@@ -68,14 +68,12 @@ impl Defense {
         self.attack = on(sysctl.secure_tcp);
         self.long_way = self.attack || self.listened;
         self.scanning = on(sysctl.drop_entry);
-        let rate = match sysctl.drop_packet {
+        // the count goes on where it was: what changes is where it begins again
+        self.rate = match sysctl.drop_packet {
             3 => sysctl.am_droprate,
             1 | 2 if short => (wanted / (wanted - free)).max(1) as i64,
             _ => 0,
         };
-        if rate != self.rate {
-            (self.rate, self.counter) = (rate, 0);
-        }
     }
 
     /// From now on every packet takes the long way, which does the same.
@@ -187,6 +185,7 @@ mod tests {
             assert!(!d.attack && !d.scanning && !d.drops_new());
             d.set(&s, 1550, 1600);
             assert!(d.attack && d.scanning && d.drops_new() && !d.drops_new() && d.drops_new());
+            let mut d = Defense::default();
             d.set(&s, 1600, 1600);
             assert!(d.drops_new() && d.drops_new(), "nothing is free: nothing new");
         }

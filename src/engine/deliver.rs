@@ -3,7 +3,7 @@
 use super::family::IpFamily;
 use super::input::Arrival;
 use super::related::client_quote;
-use super::ways::Way;
+use super::ways::{Way, leaves_too_little};
 use super::{Core, DropReason, Taken, Verdict};
 use crate::buf::{GsoKind, Out, PacketBuf};
 use crate::conn::table::{Conn, flag};
@@ -36,9 +36,16 @@ impl Core {
         }
         let way = self.way::<A>(snap, dest);
         self.tell_way(at.now, dest.spec.ip, way.as_ref());
-        let Some(way @ Way { route, neighbor }) = way else {
+        let Some(way @ Way { route, neighbor, local }) = way else {
             return Verdict::Drop(DropReason::NoRoute);
         };
+        if local && dest.spec.ip.is_loopback() {
+            // what came from outside cannot be translated to a loopback address
+            return Verdict::Drop(DropReason::CannotForward);
+        }
+        if local {
+            return self.local_node::<A>(snap, at, &meta, pkt, conn, dest, out);
+        }
         if route.unreachable {
             self.refuse(at, IcmpError::HostUnreachable, &meta, pkt, conn, dest, out);
             return Verdict::Drop(DropReason::Unreachable);
@@ -89,7 +96,10 @@ impl Core {
         conn: Option<(&Conn<A>, &Dest)>,
         out: &mut Out,
     ) -> Option<Verdict> {
-        let size = if at.largest != 0 { usize::from(at.largest) } else { meta.ip_len() };
+        // IPv4 senders that set DF are told about the datagram on its way to a server, and about fragments
+        // as they pass; IPv6 ones always about their fragments (kernel: `ensure_mtu_is_adequate`)
+        let in_parts = at.largest != 0 && (A::V6 || conn.is_none());
+        let size = if in_parts { usize::from(at.largest) } else { meta.ip_len() };
         if size <= mtu as usize { None } else { self.is_too_big::<A>(at, meta, pkt, mtu, conn, out) }
     }
 
@@ -181,7 +191,7 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        Way { route, neighbor }: &Way,
+        Way { route, neighbor, .. }: &Way,
         meta: Meta,
         pkt: &mut PacketBuf<'_>,
         conn: &Conn<A>,
@@ -197,6 +207,9 @@ impl Core {
         let Some(src) = self.host.source_for(route, outer_v6) else {
             return Verdict::Drop(DropReason::NoLocalAddress);
         };
+        if leaves_too_little(kind, outer_v6, route.mtu) {
+            return Verdict::Drop(DropReason::TooBig);
+        }
         let route = &Route { mtu: self.path_mtus.of(at.now, dest.spec.ip, route.mtu), ..*route };
         let limit = (route.mtu as usize).saturating_sub(tunnel::overhead(kind, outer_v6));
         self.tell_tunnel(kind, (src, dest.spec.ip), limit);
@@ -237,10 +250,12 @@ impl Core {
             return cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split));
         }
         let whole = A::may_fragment(pkt.bytes(), &meta) || (!A::V6 && !snap.sysctl.pmtu_disc);
-        let size = if at.largest != 0 { usize::from(at.largest) } else { meta.ip_len() };
+        let size = if at.largest != 0 && A::V6 { usize::from(at.largest) } else { meta.ip_len() };
         if size > limit && !whole {
             return self.refuse_tunnel(at, &meta, pkt, limit, conn, dest, out);
         }
+        // the kernel loses sight of the fragments' size between the families
+        let at = if A::V6 == outer_v6 { at } else { Arrival { largest: 0, ..at } };
         match tunnel::encap(pkt, &meta, &plan) {
             Err(why) => Verdict::Drop(why),
             Ok(outer) if outer.ip_len() <= at.cut_to(route.mtu) => {

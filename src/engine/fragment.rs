@@ -6,10 +6,10 @@ use super::post::Recipient;
 use super::{Core, DropReason, Taken, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::host::IcmpError;
-use crate::host::frag::Insert;
+use crate::host::frag::{Insert, fragment_header};
 use crate::svc::Snapshot;
 use crate::time::Mono;
-use crate::wire::{Meta, Parsed, parse};
+use crate::wire::{Meta, Parsed, ipv6, parse};
 
 impl Core {
     pub(super) fn fragment<A: IpFamily>(
@@ -25,8 +25,16 @@ impl Core {
         {
             return Verdict::Drop(why);
         }
+        // on its way through, each IPv4 fragment is a packet that has its own hops left
+        let local = self.host.owns(at.port, dst).is_unicast();
+        if !A::V6 && !local && snap.net.marks.is_empty() && meta.ttl <= 1 {
+            if meta.frag_offset == 0 {
+                self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), meta, None, out);
+            }
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
         // memory is for what may be ours: packets to us, to marked services, and real servers' replies
-        let ours = self.host.owns(at.port, dst).is_unicast() || !snap.net.marks.is_empty();
+        let ours = local || !snap.net.marks.is_empty();
         if !ours && !snap.net.forwarding && !self.reals.contains(&src) {
             return Verdict::Drop(DropReason::NotOurs);
         }
@@ -47,7 +55,7 @@ impl Core {
         let at = Arrival { largest: largest.min(usize::from(u16::MAX)) as u16, handed: false, ..at };
         let link = self.links[usize::from(at.port.0)];
         let verdict = whole.edit(|p| match parse(p.bytes(), link) {
-            Ok(Parsed::Ip(meta)) if !meta.is_fragment() => {
+            Ok(Parsed::Ip(meta)) if !meta.is_fragment() && !is_atomic(p.bytes(), &meta) => {
                 let hash = A::table(&mut self.tables).hash(&A::tuple(p.bytes(), &meta));
                 self.ip::<A>(snap, at, meta, hash, p, out)
             }
@@ -82,4 +90,11 @@ impl Core {
             out.recycle(first);
         });
     }
+}
+
+/// Is this an IPv6 packet with a fragment header although it is whole (RFC 6946)? It goes on without.
+#[inline]
+pub(super) fn is_atomic(frame: &[u8], meta: &Meta) -> bool {
+    let (l3, l4) = (meta.l3 as usize, meta.l4 as usize);
+    l4 - l3 > ipv6::LEN && frame[l3] >> 4 == 6 && fragment_header(frame, l3, l4).is_some()
 }

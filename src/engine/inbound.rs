@@ -33,8 +33,13 @@ impl Core {
         };
         if begins(&meta, pkt.bytes()) && starts_anew(&snap.sysctl, conn, dest) {
             self.tell_anew(snap, state, "the packet begins a new connection on the tuple of an old one");
+            // the old one counts until the new one has its server (kernel: `ip_vs_conn_expire_now`)
+            let active = A::table(&mut self.tables).get(slot).flags & flag::INACTIVE == 0;
             self.close::<A>(snap, slot);
-            return self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out);
+            dest.bind(active);
+            let verdict = self.unknown::<A>(snap, at, meta, pkt, Proto::from_number(meta.proto), out);
+            dest.unbind(active);
+            return verdict;
         }
         match dest.ending {
             Ending::No => {}
@@ -163,8 +168,10 @@ fn starts_anew<A: IpFamily>(sysctl: &Sysctl, conn: &Conn<A>, dest: &Dest) -> boo
         return true;
     }
     let unanswered = conn.flags & flag::NO_OUTPUT != 0;
+    // connections of a template and data connections of FTP are left where they are
+    let controlled = conn.flags & (flag::CONTROLLED | flag::CHILD) != 0;
     match conn.state {
-        _ if sysctl.conn_reuse_mode == 0 => false,
+        _ if sysctl.conn_reuse_mode == 0 || controlled => false,
         State::TcpTimeWait | State::TcpClose | State::SctpClosed => true,
         State::TcpFinWait => sysctl.conn_reuse_mode & 2 != 0 && unanswered,
         _ => false,

@@ -1,16 +1,19 @@
 //! What a frame is and whose it is.
 
+use std::net::IpAddr;
+
 use super::burst::Sight;
 use super::family::IpFamily;
+use super::fragment;
 use super::steer::is_neighbor_discovery;
 use super::{Core, DropReason, PortId, Verdict};
 use crate::buf::{Out, PacketBuf};
-use crate::conn::table::Side;
-use crate::host::{OnFail, Owned};
+use crate::conn::table::{Side, flag};
+use crate::host::{IcmpError, OnFail, Owned};
 use crate::nat::icmp;
-use crate::svc::{Proto, Snapshot};
+use crate::svc::{Dest, Proto, ServiceKey, Snapshot};
 use crate::time::Mono;
-use crate::wire::{Family, Meta, Parsed, number, ttl};
+use crate::wire::{Family, Meta, Parsed, number, tcp, ttl};
 
 /// Where a packet came from and when; passed along its way.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +90,7 @@ impl Core {
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
-        if meta.is_fragment() {
+        if meta.is_fragment() || fragment::is_atomic(pkt.bytes(), &meta) {
             if let Some(verdict) = self.steered(at, &meta, pkt, out) {
                 return verdict;
             }
@@ -104,6 +107,9 @@ impl Core {
                 }
                 return self.unknown::<A>(snap, at, meta, pkt, Some(proto), out);
             };
+            if pkt.offload.gso.is_some() && A::table(&mut self.tables).get(slot).flags & flag::HELPED != 0 {
+                return self.one_by_one::<A>(snap, at, &meta, pkt, out);
+            }
             return match side {
                 Side::Client => self.inbound::<A>(snap, at, meta, pkt, slot, out),
                 Side::Real => self.outbound::<A>(snap, at, meta, pkt, slot, out),
@@ -144,8 +150,23 @@ impl Core {
         if !snap.services.is_empty() && icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
             return self.related::<A>(snap, at, meta, pkt, ours, out);
         }
-        if let Some(proto) = proto {
-            let mark = snap.mark_of(Some(proto), dst, meta.dport);
+        let marked = proto.map(|p| (p, snap.mark_of(Some(p), dst, meta.dport)));
+        if snap.sysctl.nat_icmp_send
+            && let Some((proto, mark)) = marked
+            && is_real_server(snap, proto, src, meta.sport)
+            && !is_reset(proto, &meta, pkt.bytes())
+        {
+            // the kernel says so where packets for itself come in, and on the forwarding path, there behind
+            // the TTL (2-icmp-nat-sysctl-off)
+            let on_its_way = !ours && mark == 0;
+            let (kind, why) = match if on_its_way { ttl::decrement(pkt, &mut meta) } else { Ok(()) } {
+                Ok(()) => (IcmpError::PortUnreachable, DropReason::NoService),
+                Err(why) => (IcmpError::TimeExceeded, why),
+            };
+            self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, None, out);
+            return Verdict::Drop(why);
+        }
+        if let Some((proto, mark)) = marked {
             let found = if ours || mark != 0 { snap.find(mark, proto, dst, meta.dport) } else { None };
             let asked = (proto, dst, meta.dport);
             if let Some(service) = self.tell_service(!snap.net.marks.is_empty(), mark, asked, found) {
@@ -155,31 +176,7 @@ impl Core {
         if ours {
             return self.host.local_in(at.now, at.port, &meta, pkt, out);
         }
-        if snap.sysctl.nat_icmp_send
-            && let Some(proto) = proto
-            && self.is_real_server(snap, proto, src, meta.sport)
-            && !(proto == Proto::Tcp && meta.tcp_flags & 4 != 0)
-        {
-            use crate::host::IcmpError;
-            // the kernel says so on the forwarding path, behind the TTL (2-icmp-nat-sysctl-off)
-            let (kind, why) = match ttl::decrement(pkt, &mut meta) {
-                Ok(_) => (IcmpError::PortUnreachable, DropReason::NoService),
-                Err(why) => (IcmpError::TimeExceeded, why),
-            };
-            self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, None, out);
-            return Verdict::Drop(why);
-        }
         self.route_on::<A>(snap, at, meta, pkt, out)
-    }
-
-    fn is_real_server(&self, snap: &Snapshot, proto: Proto, ip: std::net::IpAddr, port: u16) -> bool {
-        snap.services.iter().any(|s| {
-            let of_proto = match s.spec.key {
-                crate::svc::ServiceKey::Address { proto: p, .. } => p == proto,
-                crate::svc::ServiceKey::Mark { .. } => true,
-            };
-            of_proto && s.dests.iter().any(|d| d.spec.ip == ip && d.spec.port == port)
-        })
     }
 
     /// A packet in a broadcast or multicast frame: neighbour discovery, or nothing for us.
@@ -217,7 +214,6 @@ impl Core {
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
-        use crate::host::IcmpError;
         let dst = meta.dst(pkt.bytes());
         let route = self.host.route(dst);
         self.tell_route(at.now, dst, route.as_ref());
@@ -247,5 +243,26 @@ impl Core {
             OnFail::HostUnreachable { source: None, quote: Default::default() },
             out,
         )
+    }
+}
+
+/// Is this the end of a real server whose replies have to pass here (kernel: `ip_vs_has_real_service`)?
+fn is_real_server(snap: &Snapshot, proto: Proto, ip: IpAddr, port: u16) -> bool {
+    let of_proto = |key: &ServiceKey| match *key {
+        ServiceKey::Address { proto: p, .. } => p == proto,
+        ServiceKey::Mark { .. } => true,
+    };
+    snap.services.iter().filter(|s| of_proto(&s.spec.key)).any(|s| {
+        let is_it = |d: &Dest| d.spec.forward.translates() && d.spec.ip == ip && d.spec.port == port;
+        s.dests.iter().any(|d| is_it(d))
+    })
+}
+
+/// TCP RST or SCTP ABORT: not to be answered.
+fn is_reset(proto: Proto, meta: &Meta, frame: &[u8]) -> bool {
+    match proto {
+        Proto::Tcp => meta.tcp_flags & tcp::flag::RST != 0,
+        Proto::Sctp => frame.get(meta.l4 as usize + 12) == Some(&6),
+        Proto::Udp => false,
     }
 }

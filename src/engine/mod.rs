@@ -37,6 +37,7 @@ mod properties;
 mod related;
 mod rows;
 mod schedule;
+mod segments;
 mod sip;
 pub mod steer;
 mod stub;

@@ -5,6 +5,7 @@
 //! side complains about (CIP > RIP, or LIP > RIP), and an outer packet of a tunnel (DIP > RIP).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::family::IpFamily;
 use super::input::Arrival;
@@ -15,7 +16,7 @@ use crate::conn::table::{Conn, Side, flag};
 use crate::host::{IcmpError, OnFail, Quote};
 use crate::nat::Ends;
 use crate::nat::icmp::{self, ErrorRewrite};
-use crate::svc::{DestId, Proto, Snapshot};
+use crate::svc::{DestId, Proto, Service, Snapshot};
 use crate::time::Span;
 use crate::tunnel;
 use crate::wire::{Family, Meta, be16, be32, number, ttl};
@@ -25,7 +26,7 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        meta: Meta,
+        mut meta: Meta,
         pkt: &mut PacketBuf<'_>,
         ours: bool,
         out: &mut Out,
@@ -34,6 +35,8 @@ impl Core {
             Ok(quoted) => quoted,
             // a broken error helps nobody, on its way through neither (IPVS-RULES 27)
             Err(DropReason::BadIcmpChecksum) => return Verdict::Drop(DropReason::BadIcmpChecksum),
+            // scheduling by errors needs the ports, wherever the error goes (kernel: `tcp_conn_schedule`)
+            Err(why @ DropReason::ShortTransport) if snap.sysctl.schedule_icmp => return Verdict::Drop(why),
             // what is quoted is no packet we could know; to others it may mean something
             Err(_) if !ours => return self.route_on::<A>(snap, at, meta, pkt, out),
             Err(_) => return Verdict::Drop(DropReason::IcmpIgnored),
@@ -44,15 +47,35 @@ impl Core {
         let went = A::tuple(pkt.bytes(), &quoted);
         let found = A::table(&mut self.tables).lookup(&went.reversed());
         self.tell_quoted(&went, found);
+        let named = match found {
+            None if snap.sysctl.schedule_icmp => self.named_service(snap, &quoted, &went.reversed()),
+            _ => None,
+        };
         let verdict = match found {
-            Some((slot, Side::Client)) => self.error_to_real::<A>(snap, at, meta, &quoted, pkt, slot, out),
-            Some((slot, Side::Real)) => self.error_to_client::<A>(snap, at, meta, &quoted, pkt, slot, out),
+            Some((slot, Side::Client)) => {
+                if let Err(why) = on_its_way(ours, &mut meta, pkt) {
+                    return Verdict::Drop(why);
+                }
+                self.error_to_real::<A>(snap, at, meta, &quoted, pkt, slot, out)
+            }
+            Some((slot, Side::Real)) => {
+                // one to the VIP is translated, and then it is the director's own
+                let kept = ours && A::table(&mut self.tables).get(slot).flags & flag::FULLNAT == 0;
+                if kept {
+                    self.count_error::<A>(snap, &meta, slot);
+                    return Verdict::Drop(DropReason::IcmpIgnored);
+                }
+                self.error_to_client::<A>(snap, at, meta, &quoted, pkt, slot, out)
+            }
+            None if let Some(service) = named => {
+                if let Err(why) = on_its_way(ours, &mut meta, pkt) {
+                    return Verdict::Drop(why);
+                }
+                return self.schedule_error::<A>(snap, at, meta, &quoted, service, pkt, out);
+            }
             // GUE is UDP from the DIP; its ports are no connection's
             None if ours && quoted.proto == number::UDP => {
                 return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
-            }
-            None if ours && snap.sysctl.schedule_icmp => {
-                return self.schedule_error::<A>(snap, at, meta, &quoted, pkt, out);
             }
             None if ours => return Verdict::Drop(DropReason::IcmpNoConnection),
             None => return self.route_on::<A>(snap, at, meta, pkt, out),
@@ -114,14 +137,11 @@ impl Core {
         let route = self.host.route(conn.client.ip());
         self.tell_route(at.now, conn.client.ip(), route.as_ref());
         let route = route.ok_or(DropReason::NoRoute)?;
-        if let Some(dest) = snap.dest(conn.dest).filter(|d| d.available) {
-            let bytes = meta.ip_len() as u64;
-            dest.count_output(self.worker, bytes);
-        }
         if meta.ttl <= 1 {
             self.host.error(at.now, IcmpError::TimeExceeded, at.port, pkt.bytes(), &meta, None, out);
         }
         ttl::decrement(pkt, &mut meta)?;
+        self.count_error::<A>(snap, &meta, slot);
         let client = (conn.flags & flag::FULLNAT != 0).then(|| (conn.client.ip(), conn.cport));
         let plan = ErrorRewrite {
             src: Some(conn.virt.ip()),
@@ -130,6 +150,27 @@ impl Core {
         };
         icmp::translate(pkt, &meta, quoted, &plan)?;
         Ok(self.leave::<A>(at, &route, meta, pkt, OnFail::Nothing, out))
+    }
+
+    /// The service that what an error quotes would have been an answer of.
+    fn named_service<'s, A: IpFamily>(
+        &mut self,
+        snap: &'s Snapshot,
+        quoted: &Meta,
+        client: &Tuple<A>,
+    ) -> Option<&'s Arc<Service>> {
+        let proto = Proto::from_number(quoted.proto).filter(|_| !quoted.is_fragment())?;
+        let mark = snap.mark_of(Some(proto), client.dst.ip(), client.dport);
+        let found = snap.find(mark, proto, client.dst.ip(), client.dport);
+        self.tell_service(mark != 0, mark, (proto, client.dst.ip(), client.dport), found)
+    }
+
+    /// Counts an error from a real server's side as output.
+    fn count_error<A: IpFamily>(&mut self, snap: &Snapshot, meta: &Meta, slot: u32) {
+        let id = A::table(&mut self.tables).get(slot).dest;
+        if let Some(dest) = snap.dest(id).filter(|d| d.available) {
+            dest.count_output(self.worker, meta.ip_len() as u64);
+        }
     }
 
     /// A router on the way to a real server complains about a tunnel packet: the client hears it from the
@@ -196,24 +237,18 @@ impl Core {
 
     /// An error about a connection nobody knows, to a service: the connection is scheduled by what the
     /// error quotes, and the error goes to its real server (IPVS-RULES 28).
+    #[expect(clippy::too_many_arguments, reason = "a packet, what it quotes and whose it is")]
     fn schedule_error<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
         meta: Meta,
         quoted: &Meta,
+        service: &Service,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
         let client = A::tuple(pkt.bytes(), quoted).reversed();
-        let unknown = Verdict::Drop(DropReason::IcmpNoConnection);
-        let Some(proto) = Proto::from_number(quoted.proto).filter(|_| !quoted.is_fragment()) else {
-            return unknown;
-        };
-        let mark = snap.mark_of(Some(proto), client.dst.ip(), client.dport);
-        let found = snap.find(mark, proto, client.dst.ip(), client.dport);
-        let asked = (proto, client.dst.ip(), client.dport);
-        let Some(service) = self.tell_service(mark != 0, mark, asked, found) else { return unknown };
         let slot = match self.schedule_quoted::<A>(snap, at, &client, service) {
             Ok(slot) => slot,
             Err(why) => return Verdict::Drop(why),
@@ -222,6 +257,12 @@ impl Core {
         A::table(&mut self.tables).touch(slot, at.now, Span::from_secs(3));
         self.error_to_real::<A>(snap, at, meta, quoted, pkt, slot, out).unwrap_or_else(Verdict::Drop)
     }
+}
+
+/// An error that is not for the director itself was a hop further when the kernel recognises it; one about
+/// a connection is then sent as if it had come anew (recorded in `2-icmp-forwarded-*`).
+fn on_its_way(ours: bool, meta: &mut Meta, pkt: &mut PacketBuf<'_>) -> Result<(), DropReason> {
+    if ours { Ok(()) } else { ttl::decrement(pkt, meta) }
 }
 
 /// The MTU a router asks for.

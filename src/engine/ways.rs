@@ -10,7 +10,7 @@ use crate::conn::state::State;
 use crate::conn::wheel::ticks;
 use crate::host::{Known, Route};
 use crate::svc::{Dest, DestId, Ending, Forward, Snapshot, Stats, Tunnel};
-use crate::tunnel::Outer;
+use crate::tunnel::{Outer, overhead};
 use crate::wire::Link;
 
 /// A way.
@@ -19,6 +19,8 @@ pub(super) struct Way {
     pub route: Route,
     /// Where the neighbour's entry was.
     pub neighbor: Known,
+    /// It ends at the director itself.
+    pub local: bool,
 }
 
 /// What the express lane has to know of a real server that is reached through another station.
@@ -99,7 +101,9 @@ impl Core {
     #[cold]
     fn find_way<A: IpFamily>(&mut self, snap: &Snapshot, dest: &Dest) -> Option<Way> {
         let route = self.host.route(dest.spec.ip)?;
-        let way = Way { neighbor: self.host.known(&route), route };
+        let ip = dest.spec.ip;
+        let local = ip.is_loopback() || self.host.owns(route.port, ip).is_unicast();
+        let way = Way { neighbor: self.host.known(&route), route, local };
         let lane = self.lane::<A>(snap, dest, &way);
         self.ways.set(dest.id, Place { generation: self.ways.generation, way, lane });
         Some(way)
@@ -108,7 +112,7 @@ impl Core {
     fn lane<A: IpFamily>(&self, snap: &Snapshot, dest: &Dest, way: &Way) -> Option<Lane> {
         let route = &way.route;
         let (Link::Ethernet, from) = self.host.station(route.port)? else { return None };
-        if route.unreachable || dest.spec.ip.is_loopback() || !dest.available || dest.ending != Ending::No {
+        if route.unreachable || way.local || !dest.available || dest.ending != Ending::No {
             return None;
         }
         // a server that was edited to another method keeps its connections in their tunnels
@@ -119,6 +123,7 @@ impl Core {
         let outer = self
             .host
             .source_for(route, dest.spec.ip.is_ipv6())
+            .filter(|_| !leaves_too_little(kind, dest.spec.ip.is_ipv6(), route.mtu))
             .and_then(|src| Outer::new(kind, src, dest.spec.ip, A::FAMILY, snap.sysctl.pmtu_disc));
         Some(Lane {
             port: route.port,
@@ -132,4 +137,10 @@ impl Core {
             outer,
         })
     }
+}
+
+/// Does an IPv6 tunnel leave less than the 1280 bytes that every IPv6 sender may count on? The kernel
+/// lets nothing through then, whatever its size and family (`2-pmtu-tun6-small`).
+pub(super) fn leaves_too_little(kind: Tunnel, outer_v6: bool, mtu: u32) -> bool {
+    outer_v6 && (mtu as usize) < overhead(kind, true) + 1280
 }

@@ -28,12 +28,21 @@ pub struct FragLimits {
     pub pieces: usize,
     /// How long the first fragment that came waits for the rest (rule 40; kernel: `ipfrag_time`).
     pub timeout: Span,
+    /// The same for IPv6 (RFC 8200 section 4.5; kernel: `nf_conntrack_frag6_timeout`).
+    pub timeout6: Span,
+}
+
+impl FragLimits {
+    fn timeout(&self, family: Family) -> Span {
+        if family == Family::V4 { self.timeout } else { self.timeout6 }
+    }
 }
 
 impl Default for FragLimits {
     fn default() -> FragLimits {
         // 256 pieces: 64 KiB over a link with an MTU of 296, the smallest still seen
-        FragLimits { memory: 4 << 20, pieces: 256, timeout: Span::from_secs(30) }
+        let (timeout, timeout6) = (Span::from_secs(30), Span::from_secs(60));
+        FragLimits { memory: 4 << 20, pieces: 256, timeout, timeout6 }
     }
 }
 
@@ -94,7 +103,7 @@ fn cost(frame_len: usize) -> usize {
 #[derive(Clone, Debug)]
 struct Datagram {
     /// Its key in [`Reassembly::order`].
-    serial: u64,
+    place: (Mono, u64),
     /// In order of offset, without overlaps.
     pieces: Vec<Piece>,
     /// Payload length, once the last fragment is here.
@@ -112,7 +121,7 @@ struct Datagram {
 
 /// The headers a whole datagram takes from its first fragment.
 #[derive(Clone, Copy, Debug, Default)]
-struct Head {
+pub(crate) struct Head {
     /// Offset of the IP header.
     l3: usize,
     /// Offset behind the headers that stay.
@@ -140,13 +149,16 @@ impl Part {
     fn read(frame: &[u8], meta: &Meta) -> Result<Part, DropReason> {
         const BAD: DropReason = DropReason::BadFragment;
         let (l3, end) = (meta.l3 as usize, meta.end as usize);
-        if !meta.is_fragment() || end > frame.len() || usize::from(meta.l4) > end {
+        if end > frame.len() || usize::from(meta.l4) > end {
             return Err(BAD);
         }
         let ip = frame.get(l3..end).ok_or(BAD)?;
         let (id, df, ecn, head, at) = match meta.family {
             Family::V4 => {
                 let at = usize::from(meta.l4);
+                if !meta.is_fragment() {
+                    return Err(BAD);
+                }
                 let id = u32::from(be16(ip, ipv4::field::ID));
                 let df = be16(ip, ipv4::field::FRAGMENT) & ipv4::DF != 0;
                 (id, df, ip[ipv4::field::TOS] & 3, Head { l3, end: at, ..Head::default() }, at)
@@ -171,7 +183,7 @@ impl Part {
 }
 
 /// Finds the fragment header of an IPv6 packet at `l3`.
-fn fragment_header(frame: &[u8], l3: usize, end: usize) -> Option<Head> {
+pub(crate) fn fragment_header(frame: &[u8], l3: usize, end: usize) -> Option<Head> {
     let (mut next_at, mut at) = (l3 + ipv6::field::NEXT, l3 + ipv6::LEN);
     while at + HEADER6 <= end {
         match frame[next_at] {
@@ -191,8 +203,8 @@ fn fragment_header(frame: &[u8], l3: usize, end: usize) -> Option<Head> {
 pub struct Reassembly {
     limits: FragLimits,
     datagrams: BTreeMap<Key, Datagram>,
-    /// By serial number: oldest first, since all wait equally long.
-    order: BTreeMap<u64, (Mono, Key)>,
+    /// The next to time out first, then by serial number.
+    order: BTreeMap<(Mono, u64), Key>,
     serial: u64,
     memory: usize,
     stats: FragStats,
@@ -250,8 +262,9 @@ impl Reassembly {
         }
         if !self.datagrams.contains_key(&key) {
             self.serial += 1;
-            self.datagrams.insert(key, Datagram::new(self.serial));
-            self.order.insert(self.serial, (now + self.limits.timeout, key));
+            let place = (now + self.limits.timeout(meta.family), self.serial);
+            self.datagrams.insert(key, Datagram::new(place));
+            self.order.insert(place, key);
         }
         // there: either it was or it was just put in
         let Some(datagram) = self.datagrams.get_mut(&key) else {
@@ -294,7 +307,7 @@ impl Reassembly {
 
     /// When [`Reassembly::on_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        self.order.first_key_value().map(|(_, (deadline, _))| *deadline)
+        self.order.first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
     /// Forgets datagrams whose time ran out. `each` gets the first fragment of those that have one, to be
@@ -305,7 +318,7 @@ impl Reassembly {
         out: &mut Out,
         mut each: impl FnMut(&mut Out, PortId, OwnedPacket),
     ) {
-        while let Some((_, (_, key))) = self.order.first_key_value().filter(|(_, (at, _))| *at <= now) {
+        while let Some((_, key)) = self.order.first_key_value().filter(|((at, _), _)| *at <= now) {
             let key = *key;
             self.stats.expired += 1;
             let Some(mut datagram) = self.remove(&key) else { return };
@@ -319,7 +332,7 @@ impl Reassembly {
     /// Pushes out the oldest datagrams until the limit is kept.
     fn make_room(&mut self, out: &mut Out) {
         while self.memory > self.limits.memory {
-            let Some((_, (_, key))) = self.order.first_key_value() else { return };
+            let Some((_, key)) = self.order.first_key_value() else { return };
             let key = *key;
             self.stats.evicted += 1;
             self.forget(&key, out);
@@ -332,7 +345,7 @@ impl Reassembly {
     }
     fn remove(&mut self, key: &Key) -> Option<Datagram> {
         let datagram = self.datagrams.remove(key)?;
-        self.order.remove(&datagram.serial);
+        self.order.remove(&datagram.place);
         self.memory -= datagram.memory;
         Some(datagram)
     }
@@ -346,11 +359,11 @@ enum Place {
 }
 
 impl Datagram {
-    fn new(serial: u64) -> Datagram {
+    fn new(place: (Mono, u64)) -> Datagram {
         let pieces = Vec::new();
         let head = Head::default();
         Datagram {
-            serial,
+            place,
             pieces,
             total: None,
             received: 0,

@@ -20,7 +20,7 @@ impl Baseline {
     pub fn zero(&mut self, service: &Service) {
         self.services.insert(service.id, service.stats.read());
         for d in &service.dests {
-            self.dests.insert(d.id, d.live.stats.read());
+            self.dests.insert(d.id, d.stats.read());
         }
     }
     /// Conns, InPkts, OutPkts, InBytes, OutBytes of a service.
@@ -29,7 +29,7 @@ impl Baseline {
     }
     /// The same of a real server.
     pub fn dest(&self, dest: &Dest) -> [u64; 5] {
-        minus(dest.live.stats.read(), self.dests.get(&dest.id))
+        minus(dest.stats.read(), self.dests.get(&dest.id))
     }
 }
 
@@ -84,7 +84,7 @@ impl Rates {
         for s in services {
             step(&old.services, &mut self.services, s.id, s.stats.read());
             for d in &s.dests {
-                step(&old.dests, &mut self.dests, d.id, d.live.stats.read());
+                step(&old.dests, &mut self.dests, d.id, d.stats.read());
             }
         }
     }
@@ -116,7 +116,7 @@ impl Rates {
             out.services
                 .insert(s.id, base(now, self.services.get(&s.id), minus(now, zero.services.get(&s.id))));
             for d in &s.dests {
-                let now = d.live.stats.read();
+                let now = d.stats.read();
                 out.dests.insert(d.id, base(now, self.dests.get(&d.id), minus(now, zero.dests.get(&d.id))));
             }
         }

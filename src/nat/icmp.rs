@@ -13,7 +13,7 @@ use super::{Ends, Rewrite, split};
 use crate::buf::{Csum, PacketBuf};
 use crate::engine::DropReason;
 use crate::wire::icmp::field::{CHECKSUM, TYPE};
-use crate::wire::icmp::{LEN as HEADER, v4, v6};
+use crate::wire::icmp::{LEN as HEADER, v4};
 use crate::wire::meta::parse_quoted;
 use crate::wire::sum::{Delta, checksum, fold, pseudo6, sum};
 use crate::wire::{Family, Meta, be16, be32, be128, ipv4, ipv6, number, put16, put32, put128};
@@ -42,7 +42,8 @@ pub fn kind(frame: &[u8], meta: &Meta) -> Option<Kind> {
             _ => Kind::Message,
         }),
         (Family::V6, number::ICMPV6) => Some(match kind {
-            v6::UNREACHABLE | v6::TOO_BIG | v6::TIME_EXCEEDED | v6::PARAMETER_PROBLEM => Kind::Error,
+            // also those nobody has assigned (kernel: `ICMPV6_INFOMSG_MASK`)
+            0..=127 => Kind::Error,
             _ => Kind::Message,
         }),
         _ => None,

@@ -196,11 +196,11 @@ impl<'s, 't> Player<'s, 't> {
                     self.rates.iter_mut().for_each(|(_, rates)| rates.zero(s));
                 }
             }
-            self.engine.on_snapshot(self.now, self.catalog.commit());
+            self.commit();
         }
         for (name, value) in &step.sysctl {
             setup::sysctl(name, value, &mut self.catalog.sysctl).map_err(Stop::Unsupported)?;
-            self.engine.on_snapshot(self.now, self.catalog.commit());
+            self.commit();
         }
         let (port, bytes) = match (&step.frame_hex, &step.tcp) {
             (Some(hex), _) => {
@@ -232,6 +232,11 @@ impl<'s, 't> Player<'s, 't> {
         }
         self.drain();
         Ok(())
+    }
+
+    fn commit(&mut self) {
+        self.catalog.now = self.now;
+        self.engine.on_snapshot(self.now, self.catalog.commit());
     }
 
     fn shorthand(&self, text: &str) -> Result<(usize, Vec<u8>), String> {
@@ -367,7 +372,7 @@ fn is_discovery(frame: &[u8]) -> bool {
         Some([0x86, 0xdd]) => match frame.get(20) {
             // behind a hop-by-hop header comes nothing but listener reports
             Some(0) => frame.get(54) == Some(&58),
-            Some(58) => matches!(frame.get(54), Some(130..=137 | 143)),
+            Some(58) => matches!(frame.get(54), Some(130..=133 | 135 | 136 | 143)),
             _ => false,
         },
         _ => false,

@@ -30,7 +30,7 @@ use crate::io::sys::netlink::Netlink;
 use crate::ipvsadm::stats::RATE_INTERVAL;
 use crate::ipvsadm::{Command, Refusal};
 use crate::svc::CatalogError;
-use crate::worker::PortStats;
+use crate::worker::{PortStats, clock};
 
 /// Requests that may wait for the control task.
 const QUEUE: usize = 256;
@@ -470,6 +470,7 @@ impl Task {
         if vips != before || ports {
             self.running.surround(&next.plan, &vips, &before)?;
         }
+        next.catalog.now = clock::now();
         let snapshot = next.catalog.commit();
         self.running.claim(&snapshot)?;
         self.generation = snapshot.generation;

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex};
 use super::settings::{Sysctl, Timeouts};
 use super::snapshot::Snapshot;
 use super::{
-    Dest, DestId, DestLive, DestSpec, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec,
-    Stats,
+    Dest, DestId, DestSpec, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
 };
 use crate::conn::template::Templates;
 use crate::host::NetPlan;
 use crate::sched::Scheduler;
+use crate::time::{Mono, Span};
 
 /// Why a change was refused; the text is the kernel's (IPVS-RULES 99).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +63,27 @@ enum Notice {
 /// A notice with the scheduler it is for and the list of servers at that moment.
 type Pending = (Arc<Mutex<Scheduler>>, Vec<Arc<Dest>>, Notice);
 
+/// A removed server can come back as what it was, with its counters and whatever remembers it.
+#[derive(Clone, Debug)]
+struct Removed {
+    key: ServiceKey,
+    id: DestId,
+    /// Since when it has no connections.
+    idle: Option<Mono>,
+}
+
+/// How long a removed server without connections is remembered (kernel: `IP_VS_DEST_TRASH_PERIOD`).
+const REMEMBERED: Span = Span::from_secs(120);
+/// Of those at most so many.
+const MOST_REMEMBERED: usize = 1024;
+
 /// Services and real servers with everything needed to change them.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     services: Vec<Arc<Service>>,
     dests: Vec<Option<Arc<Dest>>>,
-    /// Removed servers that may still have connections (kernel: `dest_trash`).
-    trash: Vec<(ServiceKey, DestId)>,
+    /// Removed servers: with connections, or not long gone (kernel: `dest_trash`).
+    trash: Vec<Removed>,
     /// Free identities.
     free: Vec<u32>,
     index: HashMap<ServiceKey, usize>,
@@ -79,6 +93,8 @@ pub struct Catalog {
     generation: u64,
     notices: Vec<Pending>,
     templates: Arc<Templates>,
+    /// When the next snapshot is made, for servers that are to be forgotten by then.
+    pub now: Mono,
     /// Timeouts for the next snapshot.
     pub timeouts: Timeouts,
     /// Switches for the next snapshot.
@@ -172,19 +188,20 @@ impl Catalog {
             *i -= 1;
         }
         for d in &gone.dests {
-            self.trash.push((*key, d.id));
+            self.trash.push(Removed { key: *key, id: d.id, idle: None });
         }
         Ok(())
     }
     /// Removes everything (`ipvsadm -C`).
     pub fn clear(&mut self) {
         for s in std::mem::take(&mut self.services) {
-            self.trash.extend(s.dests.iter().map(|d| (s.spec.key, d.id)));
+            let removed = |d: &Arc<Dest>| Removed { key: s.spec.key, id: d.id, idle: None };
+            self.trash.extend(s.dests.iter().map(removed));
         }
         self.index.clear();
     }
     /// Adds a real server at the head of the service's list (`ipvsadm -a`; IPVS-RULES 42). One that was
-    /// removed while it had connections comes back with them (IPVS-RULES 82).
+    /// removed comes back with its connections (IPVS-RULES 82) and its counters.
     ///
     /// # Errors
     /// Unknown service, known server, or thresholds out of order.
@@ -202,8 +219,10 @@ impl Catalog {
             self.take_from_trash(key, spec.ip, spec.port),
         );
         let new = revived.is_none();
-        let (id, live) = revived.unwrap_or_else(|| (self.free_id(), Arc::new(DestLive::new(self.workers))));
-        let stats = live.stats.clone();
+        let (id, live, stats) = match revived {
+            Some(old) => (old.id, old.live.clone(), old.stats.clone()),
+            None => (self.free_id(), Arc::default(), Stats::new(self.workers)),
+        };
         let dest = Dest {
             id,
             service,
@@ -256,7 +275,7 @@ impl Catalog {
         });
         let at = at.ok_or(CatalogError::NoSuchDest)?;
         let gone = service.dests.remove(at);
-        self.trash.push((*key, gone.id));
+        self.trash.push(Removed { key: *key, id: gone.id, idle: None });
         self.note(key, Notice::Removed(gone.id, at));
         Ok(())
     }
@@ -271,11 +290,12 @@ impl Catalog {
         let id = match (at, self.service(key)) {
             (Some(at), Some(s)) => s.dests[at].id,
             _ => {
-                let gone = |(k, id): &&(ServiceKey, DestId)| {
-                    k == key && self.dests[id.0 as usize].as_ref().is_some_and(|d| same(&d.spec, ip, port))
+                let gone = |r: &&Removed| {
+                    let dest = self.dests[r.id.0 as usize].as_ref();
+                    r.key == *key && dest.is_some_and(|d| same(&d.spec, ip, port))
                 };
-                let Some((_, id)) = self.trash.iter().find(gone) else { return false };
-                *id
+                let Some(removed) = self.trash.iter().find(gone) else { return false };
+                removed.id
             }
         };
         let Some(old) = self.dests[id.0 as usize].as_ref() else { return false };
@@ -370,34 +390,34 @@ impl Catalog {
         });
         DestId(at)
     }
-    fn take_from_trash(
-        &mut self,
-        key: &ServiceKey,
-        ip: IpAddr,
-        port: u16,
-    ) -> Option<(DestId, Arc<DestLive>)> {
-        let at = self.trash.iter().position(|(k, id)| {
-            k == key && self.dests[id.0 as usize].as_ref().is_some_and(|d| same(&d.spec, ip, port))
-        })?;
-        let (_, id) = self.trash.swap_remove(at);
-        self.dests[id.0 as usize].as_ref().map(|d| (id, d.live.clone()))
+    fn take_from_trash(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Option<Arc<Dest>> {
+        let dest = |id: DestId| self.dests[id.0 as usize].as_ref();
+        let is_it = |r: &Removed| r.key == *key && dest(r.id).is_some_and(|d| same(&d.spec, ip, port));
+        let at = self.trash.iter().position(is_it)?;
+        let removed = self.trash.remove(at);
+        self.dests[removed.id.0 as usize].clone()
     }
+    /// Forgets removed servers that have no connections and are long gone.
     fn empty_trash(&mut self) {
-        let (dests, free) = (&mut self.dests, &mut self.free);
-        self.trash.retain(|(_, id)| {
-            let slot = &mut dests[id.0 as usize];
-            let busy = slot.as_ref().is_some_and(|d| d.active() + d.inactive() + d.persistent() > 0);
-            match (busy, slot.as_ref()) {
-                (true, Some(d)) if d.available => {
-                    *slot = Some(Arc::new(Dest { available: false, ..(**d).clone() }));
-                }
-                (false, _) => {
-                    *slot = None;
-                    free.push(id.0);
-                }
-                _ => {}
+        let (now, dests, free) = (self.now, &mut self.dests, &mut self.free);
+        let mut idle = self.trash.len();
+        self.trash.retain_mut(|removed| {
+            let slot = &mut dests[removed.id.0 as usize];
+            let Some(dest) = slot else { return false };
+            let busy = dest.active() + dest.inactive() + dest.persistent() > 0;
+            removed.idle = if busy { None } else { Some(removed.idle.unwrap_or(now)) };
+            let keep = match removed.idle {
+                None => true,
+                Some(since) => now.since(since) < REMEMBERED && idle <= MOST_REMEMBERED,
+            };
+            if !keep {
+                idle -= 1;
+                *slot = None;
+                free.push(removed.id.0);
+            } else if dest.available {
+                *slot = Some(Arc::new(Dest { available: false, ..(**dest).clone() }));
             }
-            busy
+            keep
         });
     }
 }

@@ -33,15 +33,9 @@ pub struct DestLive {
     pub(super) held: AtomicBool,
     /// Clients that asked again because nobody answered, and connections it refused.
     trouble: [AtomicU64; 2],
-    /// Traffic of this real server.
-    pub stats: Stats,
 }
 
 impl DestLive {
-    /// Counts for so many workers.
-    pub fn new(workers: u16) -> DestLive {
-        DestLive { stats: Stats::new(workers), ..DestLive::default() }
-    }
     /// A client asks again for a connection that nobody answered.
     pub fn unanswered(&self) {
         self.trouble[0].fetch_add(1, Relaxed);
@@ -70,7 +64,6 @@ impl DestLive {
             credit: number(&self.credit),
             held: AtomicBool::new(self.held.load(Relaxed)),
             trouble: [0, 1].map(|i: usize| AtomicU64::new(self.trouble[i].load(Relaxed))),
-            stats: self.stats.apart(),
         }
     }
     /// A template ended.
@@ -167,7 +160,7 @@ pub struct Dest {
     pub spec: DestSpec,
     /// Shared counts.
     pub live: Arc<DestLive>,
-    /// Traffic of this real server: a clone of [`DestLive::stats`].
+    /// Traffic of this real server.
     pub stats: Stats,
     /// Timeouts of its service beyond the global ones.
     pub timeouts: ServiceTimeouts,

@@ -70,5 +70,5 @@ fn detached(service: &Service) -> Service {
 
 fn alone(dest: &Dest, service_stats: Stats) -> Dest {
     let live: Arc<DestLive> = Arc::new(dest.live.copy());
-    Dest { stats: live.stats.clone(), live, service_stats, ..dest.clone() }
+    Dest { stats: dest.stats.apart(), live, service_stats, ..dest.clone() }
 }

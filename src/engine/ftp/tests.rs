@@ -151,7 +151,7 @@ fn passive_data_connections_go_to_the_server_of_their_control_connection() {
             assert!(p.send(WAN, (at(n.client, 4002), data), (1, 0), SYN, "").is_none(), "once");
             assert_eq!(p.engine.connection_count(), 2);
             let dest = p.engine.snapshot().services[0].dests[0].clone();
-            assert_eq!(dest.live.stats.read()[0], 1, "data connections are not scheduled");
+            assert_eq!(dest.stats.read()[0], 1, "data connections are not scheduled");
         }
     }
 }
@@ -243,4 +243,44 @@ fn without_the_helper_or_its_reason_texts_stay_as_they_are() {
         assert_eq!(p.send(LAN, real, (5001, 1007), ACK, &said).unwrap().text, said);
         assert_eq!(p.engine.connection_count(), 1);
     }
+}
+
+/// A reply that a device put together with what was said before it (GRO, TSO) is found all the same.
+#[test]
+fn super_frames_are_taken_apart_and_their_texts_rewritten() {
+    use crate::buf::{Csum, Gso, GsoKind, HEADROOM, Offload, PacketBuf};
+    let mut p = Play::new(Forward::Nat, false, FtpHelper::On);
+    let n = p.net;
+    let real = p.login(4000);
+    p.send(WAN, (at(n.client, 4000), at(n.vip, 21)), (1001, 5001), ACK, "PASV\r\n").unwrap();
+    let text = |ip| format!("227 Entering Passive Mode ({}).\r\n", six(ip, 50000));
+    let said = text(n.rs[0]);
+    let before = format!("{}\r\n", "-".repeat(said.len() - 2));
+    let both = format!("{before}{said}");
+    let mut f = crate::engine::tests::frame(LAN_MAC, Proto::Tcp, real.0, real.1, ACK, both.as_bytes());
+    let Ok(Parsed::Ip(m)) = parse(&f, Link::Ethernet) else { panic!() };
+    put32(&mut f, m.l4 as usize + tcp::field::SEQ, 5001);
+    put32(&mut f, m.l4 as usize + tcp::field::ACK, 1007);
+    let mut memory = vec![0; 4096];
+    let mut pkt = PacketBuf::empty(&mut memory, HEADROOM);
+    pkt.fill(&f);
+    let gso = Gso { kind: GsoKind::Tcp4, size: said.len() as u16, hdr_len: 54, ecn: false };
+    let csum = Csum::Partial { start: m.l4, offset: tcp::field::CHECKSUM as u16 };
+    pkt.offload = Offload { csum, gso: Some(gso) };
+    let mut out = Out::new();
+    let verdict = p.engine.on_packet(Mono(p.now.0 + 1), LAN, &mut pkt, &mut out);
+    assert_eq!(verdict, Verdict::Taken(Taken::Split));
+    p.engine.check().unwrap();
+    let mut heard = Vec::new();
+    while let Some((port, mut piece)) = out.pop() {
+        assert_eq!(port, WAN);
+        piece.edit(crate::wire::offload::complete_checksum).unwrap();
+        crate::engine::tests::sums_right(piece.bytes());
+        let Ok(Parsed::Ip(m)) = parse(piece.bytes(), Link::Ethernet) else { panic!() };
+        let seq = be32(piece.bytes(), m.l4 as usize + tcp::field::SEQ);
+        heard.push((seq, String::from_utf8(ftp::payload(piece.bytes(), &m).to_vec()).unwrap()));
+    }
+    let second = 5001 + before.len() as u32;
+    assert_eq!(heard, [(5001, before), (second, text(n.vip))]);
+    assert_eq!(p.states()[1], ("LISTEN", at(n.client, 0), at(n.vip, 50000)));
 }

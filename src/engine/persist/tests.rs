@@ -163,8 +163,12 @@ fn the_template_outlives_its_connections_and_then_the_client_is_free() {
     assert!(e.snapshot().dest(id).is_some_and(|d| !d.available));
     wait(&mut e, 400);
     assert_eq!(e.templates(at(400)).count(), 0);
-    e.on_snapshot(at(401), catalog.commit());
-    assert!(e.snapshot().dest(id).is_none());
+    // then it is remembered for a while
+    for (now, known) in [(401, true), (520, true), (522, false)] {
+        catalog.now = at(now);
+        e.on_snapshot(at(now), catalog.commit());
+        assert_eq!(e.snapshot().dest(id).is_some(), known, "{now}");
+    }
 }
 
 #[test]

@@ -276,7 +276,7 @@ proptest! {
         v6 in any::<bool>(),
         list in proptest::collection::vec((0u16..40, any::<bool>(), 0usize..200, 0u16..3, 0u8..6), 1..80),
     ) {
-        let mut w = World::new(FragLimits { memory: 30_000, pieces: 6, timeout: Span::from_secs(5) });
+        let mut w = World::new(FragLimits { memory: 30_000, pieces: 6, timeout: Span::from_secs(5), timeout6: Span::from_secs(5) });
         for (t, (offset, more, len, id, tos)) in list.into_iter().enumerate() {
             let mut p = whole(v6, id, &vec![1; len]);
             if v6 {

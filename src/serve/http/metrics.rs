@@ -174,7 +174,7 @@ fn reals(o: &mut String, state: &State) {
     let mut f =
         Family::new(o, "softlvs_rs_connections_total", "counter", "Connections scheduled to a real server.");
     for (_, d, l) in each(state) {
-        f.add(&borrowed(&l, &[]), d.live.stats.read()[0]);
+        f.add(&borrowed(&l, &[]), d.stats.read()[0]);
     }
     let families: [Pick; 2] = [
         ("softlvs_rs_packets_total", "Packets of a real server.", [1, 2]),
@@ -183,7 +183,7 @@ fn reals(o: &mut String, state: &State) {
     for (name, help, [inward, outward]) in families {
         let mut f = Family::new(o, name, "counter", help);
         for (_, d, l) in each(state) {
-            let read = d.live.stats.read();
+            let read = d.stats.read();
             f.add(&borrowed(&l, &[("direction", "in")]), read[inward]);
             f.add(&borrowed(&l, &[("direction", "out")]), read[outward]);
         }
