@@ -67,7 +67,7 @@ fn cases() -> Vec<Case> {
             "workers of a wrong type",
             port("[director]\nworkers = \"many\""),
             &[
-                r#"5:11 director.workers | expected "auto" or a whole number from 1, found a string | for example: workers = "auto""#,
+                r#"5:11 director.workers | expected "auto" or a whole number from 1, found a string | for example: workers = 1"#,
             ],
         ),
         case(
