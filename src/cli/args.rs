@@ -58,23 +58,59 @@ pub enum Command {
     /// Prepare this host as a real server
     Real(super::real::RealArgs),
     /// Do what ipvsadm does, with a running director
-    #[command(disable_help_flag = true, disable_version_flag = true)]
+    #[command(disable_help_flag = true, disable_version_flag = true, after_help = IPVSADM_EXAMPLES)]
     Ipvsadm {
         /// Words of ipvsadm
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Print what runs
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(super::control::StatusArgs),
     /// Print what runs, again and again
+    #[command(after_help = TOP_EXAMPLES)]
     Top(super::control::TopArgs),
     /// Make a running director what a file says, all of it or nothing
+    #[command(after_help = APPLY_EXAMPLES)]
     Apply(super::control::ApplyArgs),
     /// Print the configuration of a running director
+    #[command(after_help = SAVE_EXAMPLES)]
     Save(super::control::SaveArgs),
     /// Ask the control interface of a running director
+    #[command(after_help = API_EXAMPLES)]
     Api(super::control::ApiArgs),
 }
+
+const IPVSADM_EXAMPLES: &str = "\
+Examples:
+  softlvs ipvsadm -L -n
+  softlvs ipvsadm -A -t 192.0.2.10:80 -s rr
+  softlvs ipvsadm -a -t 192.0.2.10:80 -r 10.0.0.11:8080 -m";
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  softlvs status
+  softlvs status -o json
+  softlvs status --control /run/softlvs/softlvs.sock";
+const TOP_EXAMPLES: &str = "\
+Examples:
+  softlvs top
+  softlvs top --interval 5
+  softlvs top --count 1 -o json";
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  softlvs apply softlvs.toml
+  softlvs apply softlvs.toml --dry-run
+  softlvs apply softlvs.toml --control /run/softlvs/softlvs.sock";
+const SAVE_EXAMPLES: &str = "\
+Examples:
+  softlvs save
+  softlvs save --control /run/softlvs/softlvs.sock
+  softlvs save --format ipvsadm";
+const API_EXAMPLES: &str = "\
+Examples:
+  softlvs api /v1/status
+  softlvs api /v1/services
+  softlvs api /v1/counters";
 
 /// The command that was typed, when it comes first; empty for none or an unknown one.
 pub fn command_of(line: &[OsString]) -> &str {
