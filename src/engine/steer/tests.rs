@@ -85,7 +85,7 @@ impl Band {
         assert!(!matches!(verdict, Verdict::HandTo(_)), "nobody takes it");
         // the walk is long
         self.given += 1;
-        if self.given % 16 == 0 {
+        if self.given.is_multiple_of(16) {
             self.check().unwrap();
         }
         (verdict, sent)
