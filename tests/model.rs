@@ -81,6 +81,8 @@ struct Server {
     listed: bool,
     /// The last weight that was not zero, for `mh`.
     last_weight: u32,
+    /// Since when it is removed and without connections.
+    idle: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +103,8 @@ struct Model {
     /// Newest first (rule 42).
     list: Vec<usize>,
     conns: BTreeMap<SocketAddr, Conn>,
+    /// A connection that makes room for a new one on its tuple, and counts until that has its server.
+    leaving: Option<Conn>,
     now: u64,
     reuse_mode: u32,
     nodest: bool,
@@ -163,11 +167,14 @@ fn gcd(a: i64, b: i64) -> i64 {
 }
 
 impl Model {
+    fn bound(&self, s: usize) -> impl Iterator<Item = &Conn> {
+        self.conns.values().chain(&self.leaving).filter(move |c| c.server == s)
+    }
     fn active(&self, s: usize) -> u64 {
-        self.conns.values().filter(|c| c.server == s && is_active(c.state)).count() as u64
+        self.bound(s).filter(|c| is_active(c.state)).count() as u64
     }
     fn inactive(&self, s: usize) -> u64 {
-        self.conns.values().filter(|c| c.server == s && !is_active(c.state)).count() as u64
+        self.bound(s).filter(|c| !is_active(c.state)).count() as u64
     }
     fn weight(&self, s: usize) -> u64 {
         self.servers[s].weight.into()
@@ -210,6 +217,7 @@ impl Model {
         self.servers[s].overloaded &= self.conns.values().any(|c| c.server == s);
         self.configure(s, weight, upper, lower);
         self.servers[s].listed = true;
+        self.servers[s].idle = None;
         self.list.insert(0, s);
         self.changed(true);
     }
@@ -224,11 +232,16 @@ impl Model {
         self.committed();
         self.end_orphans();
     }
-    /// A removed server without connections is forgotten with the next change. (The kernel keeps it for two
-    /// minutes more, so there one that comes back at once is still remembered by `lblc`.)
+    /// A removed server that has no connections for two minutes is forgotten with the next change.
     fn committed(&mut self) {
-        for s in (0..SERVERS).filter(|s| !self.servers[*s].listed) {
-            if !self.conns.values().any(|c| c.server == s)
+        for s in 0..SERVERS {
+            if self.servers[s].listed {
+                continue;
+            }
+            let busy = self.bound(s).next().is_some();
+            let idle = &mut self.servers[s].idle;
+            *idle = if busy { None } else { Some(idle.unwrap_or(self.now)) };
+            if idle.is_some_and(|since| self.now - since >= 120_000)
                 && let Some(remembered) = &mut self.remembered
             {
                 remembered.retain(|r| *r != s);
@@ -478,6 +491,12 @@ impl Model {
         c.deadline = now + name_and_seconds(state).1 * 1000;
     }
     fn client_sent(&mut self, client: SocketAddr, flags: u8) {
+        self.client_packet(client, flags);
+        if let Some(gone) = self.leaving.take() {
+            self.thresholds(gone.server);
+        }
+    }
+    fn client_packet(&mut self, client: SocketAddr, flags: u8) {
         let tcp = self.proto == Proto::Tcp;
         if let Some(c) = self.conns.get(&client).cloned() {
             let server = self.servers[c.server].clone();
@@ -501,6 +520,11 @@ impl Model {
                 return;
             }
             self.close(client);
+            if anew {
+                let server = c.server;
+                self.leaving = Some(c);
+                self.thresholds(server);
+            }
         }
         // rule 80
         if tcp && (flags & SYN == 0 || flags & RST != 0) {
@@ -594,7 +618,15 @@ fn play(kind: SchedulerKind, flags: SchedulerFlags, forward: Forward, proto: Pro
     catalog.remove_service(&key).unwrap();
     catalog.add_service(ServiceSpec { scheduler: kind, flags, ..ServiceSpec::new(key) }).unwrap();
     let mut lab = Lab::of(catalog, 1000);
-    let server = Server { weight: 0, upper: 0, lower: 0, overloaded: false, listed: false, last_weight: 0 };
+    let server = Server {
+        weight: 0,
+        upper: 0,
+        lower: 0,
+        overloaded: false,
+        listed: false,
+        last_weight: 0,
+        idle: None,
+    };
     let mut model = Model {
         kind,
         flags,
@@ -603,6 +635,7 @@ fn play(kind: SchedulerKind, flags: SchedulerFlags, forward: Forward, proto: Pro
         servers: vec![server; SERVERS],
         list: Vec::new(),
         conns: BTreeMap::new(),
+        leaving: None,
         now: 0,
         reuse_mode: 1,
         nodest: false,

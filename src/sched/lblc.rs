@@ -25,6 +25,9 @@ const PRESSED: Span = Span::from_secs(6 * 60);
 /// limit, but there anyone who may talk to a mark service of a whole network can fill its memory.
 const LIMIT: usize = 4 * ROOM;
 
+/// So many removed servers stay in a set before it is cleared of them.
+const GONE: usize = 16;
+
 /// What is known of one destination address.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -94,7 +97,7 @@ impl Cache {
         if !self.replicated {
             entry.servers = vec![slot];
         } else if entry.servers.iter().all(|s| s.id != slot.id) {
-            if entry.servers.len() > 2 * dests.len() {
+            if entry.servers.len() > 2 * dests.len() + GONE {
                 // A removed server stays a member, for it may come back; but not so that sets grow for ever.
                 entry.servers.retain(|s| s.find(dests).is_some());
             }

@@ -152,6 +152,7 @@ impl Lab {
     }
     /// Puts the catalog in force.
     pub fn commit(&mut self) {
+        self.catalog.now = self.now;
         let snapshot = self.catalog.commit();
         self.engine.on_snapshot(self.now, snapshot);
     }
