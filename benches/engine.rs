@@ -1,7 +1,9 @@
-//! The whole core, frame in to frame out in memory: established flows in every mode, and new connections.
-//! Compare with the machine's own limit: `cargo bench --bench wire` (lookup) and `cargo bench --bench limit`.
+//! The whole core, frame in to frame out in memory, with what the machine allows beside it ([`limit`]):
+//! established flows in every mode and family, replies' way included in none; new connections; memory.
 //!
-//! `cargo bench --bench engine`; `SOFTLVS_BENCH_FLOWS=1000,1000000` for other numbers of flows.
+//! `cargo bench --bench engine`; `SOFTLVS_BENCH_FLOWS=1000,1000000` for other numbers of flows. Every figure is
+//! the best of several rounds, in the same run and over the same number of packets as the limit's. Built with
+//! the default features it runs on the program's own allocator, otherwise on the system's.
 
 mod common;
 
@@ -9,101 +11,99 @@ use std::time::{Duration, Instant};
 
 use common::Random;
 use common::bursts::{BURST, Bursts, MODES, open_flows, run};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use common::limit::Limit;
 use softlvs::buf::Out;
+use softlvs::engine::Engine;
 use softlvs::svc::Forward;
 use softlvs::time::Mono;
 
-/// Time of `iters` packets: bursts are filled outside of the measured time, in groups that stay in cache.
-fn timed(
-    iters: u64,
-    mut fill: impl FnMut(&mut Bursts),
-    mut go: impl FnMut(&mut Bursts),
-    bursts: &mut Bursts,
-) -> Duration {
-    let mut total = Duration::ZERO;
-    for _ in 0..iters.div_ceil(BURST as u64) {
-        fill(bursts);
-        #[allow(clippy::disallowed_methods)]
-        let start = Instant::now();
-        go(bursts);
-        total += start.elapsed();
-    }
-    total.mul_f64(iters as f64 / (iters.div_ceil(BURST as u64) * BURST as u64) as f64)
-}
+#[cfg(feature = "daemon")]
+#[global_allocator]
+static MEMORY: softlvs::io::sys::huge::HugePages = softlvs::io::sys::huge::HugePages;
 
-fn established(c: &mut Criterion) {
-    for v6 in [false, true] {
-        let mut group = c.benchmark_group(if v6 { "established6" } else { "established4" });
-        group.throughput(Throughput::Elements(1));
-        for flows in common::flow_counts() {
+const ROUNDS: usize = 9;
+const BURSTS: usize = 500;
+
+fn main() {
+    println!("{:24}{:>10}{:>10}{:>10}{:>8}{:>12}", "", "flows", "ns", "limit", "ratio", "bytes/conn");
+    for flows in common::flow_counts() {
+        for v6 in [false, true] {
             for (name, forward) in MODES {
-                let mut engine = common::engine(v6, forward, flows);
-                let mut out = Out::new();
-                open_flows(&mut engine, v6, flows, &mut out);
-                let mut random = Random(3);
-                let mut bursts = Bursts::new(v6, 0x10);
-                let now = Mono::from_millis(50);
-                group.bench_function(BenchmarkId::new(name, flows), |b| {
-                    b.iter_custom(|iters| {
-                        timed(
-                            iters,
-                            |bursts| bursts.fill(|| random.below(flows)),
-                            |bursts| run(&mut engine, now, bursts, &mut out),
-                            &mut bursts,
-                        )
-                    });
-                });
-                if forward == Forward::Nat {
-                    println!(
-                        "{name} {flows}: {} bytes per connection",
-                        engine.table_bytes() / flows as usize
-                    );
-                }
+                established(name, forward, v6, flows);
             }
         }
-        group.finish();
+    }
+    for v6 in [false, true] {
+        for (name, forward) in MODES {
+            new_connections(name, forward, v6, 1_000_000);
+        }
     }
 }
 
-fn new_connections(c: &mut Criterion) {
-    let mut group = c.benchmark_group("new");
-    group.throughput(Throughput::Elements(1));
-    let held = 1_000_000;
-    for (name, forward) in [("nat", Forward::Nat), ("dr", Forward::Dr)] {
-        let mut engine = common::engine(false, forward, held);
-        let mut out = Out::new();
-        open_flows(&mut engine, false, held, &mut out);
-        let mut bursts = Bursts::new(false, 0x02);
-        let (mut next, mut ms) = (held, 100);
-        group.bench_function(BenchmarkId::new(name, held), |b| {
-            b.iter_custom(|iters| {
-                timed(
-                    iters,
-                    |bursts| {
-                        bursts.fill(|| {
-                            next = held + (next + 1 - held) % 8_000_000;
-                            next
-                        });
-                    },
-                    |bursts| {
-                        // half-open ones go after a minute, so that the table stays at its size
-                        ms += 10;
-                        let now = Mono::from_millis(ms);
-                        run(&mut engine, now, bursts, &mut out);
-                        engine.on_timeout(now, &mut out);
-                    },
-                    &mut bursts,
-                )
-            });
+fn name_of(name: &str, v6: bool) -> String {
+    format!("{name} {}", if v6 { "IPv6" } else { "IPv4" })
+}
+
+fn established(name: &str, forward: Forward, v6: bool, flows: u32) {
+    let before = resident();
+    let mut engine = common::engine_for(v6, forward, flows);
+    let mut out = Out::new();
+    open_flows(&mut engine, v6, flows, &mut out);
+    let bytes = resident().saturating_sub(before) as f64 / f64::from(flows);
+    let mut random = Random(3);
+    let now = Mono::from_millis(50);
+    let mut bursts = Bursts::new(v6, 0x10);
+    let ns = best(|| {
+        bursts.fill(|| random.below(flows));
+        timed(|| run(&mut engine, now, &mut bursts, &mut out))
+    });
+    drop(engine);
+    let limit = Limit::new(flows).best(ROUNDS, BURSTS);
+    let name = name_of(name, v6);
+    println!("{name:24}{flows:10}{ns:10.1}{limit:10.1}{:8.2}{bytes:12.1}", ns / limit);
+}
+
+fn new_connections(name: &str, forward: Forward, v6: bool, held: u32) {
+    let mut engine: Engine = common::engine(v6, forward, held);
+    let mut out = Out::new();
+    open_flows(&mut engine, v6, held, &mut out);
+    let (mut next, mut ms) = (held, 100);
+    let mut bursts = Bursts::new(v6, 0x02);
+    let ns = best(|| {
+        bursts.fill(|| {
+            next = held + (next + 1 - held) % 8_000_000;
+            next
         });
-    }
-    group.finish();
+        // half-open ones go after a minute, so that the table stays at its size
+        ms += 10;
+        let now = Mono::from_millis(ms);
+        timed(|| {
+            run(&mut engine, now, &mut bursts, &mut out);
+            engine.on_timeout(now, &mut out);
+        })
+    });
+    println!("{:24}{held:10}{ns:10.1}", format!("new, {}", name_of(name, v6)));
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(2));
-    targets = established, new_connections
+#[allow(clippy::disallowed_methods)]
+fn timed(f: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    f();
+    start.elapsed()
 }
-criterion_main!(benches);
+
+/// Best time of a packet over rounds of bursts.
+fn best(mut burst: impl FnMut() -> Duration) -> f64 {
+    let round = |burst: &mut dyn FnMut() -> Duration| {
+        let took: Duration = (0..BURSTS).map(|_| burst()).sum();
+        took.as_nanos() as f64 / (BURSTS * BURST) as f64
+    };
+    (0..ROUNDS).map(|_| round(&mut burst)).fold(f64::MAX, f64::min)
+}
+
+/// Memory of this process that is backed, in bytes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}

@@ -11,7 +11,7 @@ use softlvs::config::{self, Plan};
 use softlvs::engine::{DropReason, Engine, PortId, Verdict};
 use softlvs::explain::{Question, Report, answer, offline};
 use softlvs::host::{NetPlan, RoutePlan, RouteVia};
-use softlvs::svc::SchedulerKind;
+use softlvs::svc::{Dest, SchedulerKind};
 use softlvs::time::Mono;
 use softlvs::wire::Link;
 
@@ -254,6 +254,8 @@ const NOT_A_VERDICT: &[DropReason] = &[
     DropReason::NoHeadroom,
     DropReason::DeviceFull,
     DropReason::DeviceRefused,
+    // an engine by itself hands nothing to other workers
+    DropReason::HandoverFull,
 ];
 
 type Case = (DropReason, Engine, PortId, Vec<u8>, Offload);
@@ -415,8 +417,10 @@ fn removed(e: &mut Engine) {
     for service in &mut snapshot.services {
         std::sync::Arc::make_mut(service).dests.clear();
     }
-    for dest in snapshot.dests.iter_mut().flatten() {
-        std::sync::Arc::make_mut(dest).available = false;
+    for id in 0..snapshot.dests.len() {
+        let gone =
+            snapshot.dests.get(id).map(|d| std::sync::Arc::new(Dest { available: false, ..(**d).clone() }));
+        snapshot.dests.set(id, gone);
     }
     snapshot.generation += 1;
     e.on_snapshot(NOW, std::sync::Arc::new(snapshot));

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 pub mod bursts;
+pub mod limit;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,6 +66,17 @@ pub fn port(i: u32) -> u16 {
     (i.wrapping_mul(40_503) >> 8) as u16
 }
 
+/// A director with two ports and room for `flows` connections and a million more, over three real servers.
+pub fn engine(v6: bool, forward: Forward, flows: u32) -> Engine {
+    engine_for(v6, forward, flows + 1_000_000)
+}
+
+/// The same with room for exactly so many connections.
+pub fn engine_for(v6: bool, forward: Forward, connection_limit: u32) -> Engine {
+    let options = EngineOptions { connection_limit, seed: 7, ..EngineOptions::default() };
+    Engine::new(Mono::ZERO, options, catalog(v6, forward, 1).commit()).expect("memory")
+}
+
 /// Two ports and a service on three real servers.
 pub fn catalog(v6: bool, forward: Forward, workers: u16) -> Catalog {
     let vip = ip(v6, "192.0.2.10", "2001:db8:1::10");
@@ -109,11 +121,4 @@ pub fn catalog(v6: bool, forward: Forward, workers: u16) -> Catalog {
         catalog.add_dest(&key, spec).expect("new real server");
     }
     catalog
-}
-
-/// A director over [`catalog`] with room for `flows` connections and a million more.
-pub fn engine(v6: bool, forward: Forward, flows: u32) -> Engine {
-    let mut catalog = catalog(v6, forward, 1);
-    let options = EngineOptions { connection_limit: flows + 1_000_000, seed: 7, ..EngineOptions::default() };
-    Engine::new(Mono::ZERO, options, catalog.commit()).expect("memory")
 }

@@ -92,7 +92,11 @@ fn servers(
     reals: &[DestSpec],
     changes: &mut Changes,
 ) -> Result<(), CatalogError> {
-    let old = running.service(key).map(|s| s.dests.clone()).unwrap_or_default();
+    let old = running.service(key).map(|s| s.dests.as_slice()).unwrap_or_default();
+    // nearly always nothing changed, and the order is the reverse one: the newest server is the first
+    if old.len() == reals.len() && old.iter().rev().zip(reals).all(|(d, real)| d.spec == *real) {
+        return Ok(());
+    }
     let keep: HashSet<_> = reals.iter().map(|r| (r.ip, r.port)).collect();
     for gone in old.iter().filter(|d| !keep.contains(&(d.spec.ip, d.spec.port))) {
         next.remove_dest(key, gone.spec.ip, gone.spec.port)?;

@@ -35,7 +35,7 @@ impl Core {
         }
         // memory is for what may be ours: packets to us, to marked services, and real servers' replies
         let ours = local || !snap.net.marks.is_empty();
-        if !ours && !snap.net.forwarding && !self.reals.contains(&src) {
+        if !ours && !snap.net.forwarding && !snap.reals.contains_key(&src) {
             return Verdict::Drop(DropReason::NotOurs);
         }
         let (mut whole, largest) = match self.frags.insert(at.now, at.port, pkt.bytes(), meta, out) {

@@ -27,6 +27,7 @@ mod fragment;
 mod ftp;
 mod inbound;
 mod input;
+mod orphans;
 mod outbound;
 mod own;
 mod path_mtu;
@@ -46,7 +47,6 @@ pub(crate) mod tests;
 pub mod verdict;
 mod ways;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ use crate::conn::table::{Table, flag};
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};
-use crate::svc::{Dest, DestId, SchedulerKind, Snapshot, WorkerId};
+use crate::svc::{DestId, SchedulerKind, Snapshot, WorkerId};
 use crate::time::{Mono, Span};
 use crate::wire::Link;
 
@@ -165,8 +165,8 @@ struct Core {
     /// FULLNAT tuples, by outgoing port.
     pools: Vec<LocalPool>,
     frags: Reassembly,
-    /// Addresses of real servers whose replies pass here.
-    reals: HashSet<IpAddr>,
+    /// Where the search for connections whose real server was removed goes on, in both tables.
+    orphans: Option<[u32; 2]>,
     /// What routers said about the way to real servers behind tunnels.
     path_mtus: path_mtu::PathMtus,
     defense: defense::Defense,
@@ -244,7 +244,7 @@ impl Engine {
             limit,
             pools: Vec::new(),
             frags: Reassembly::new(FragLimits::default()),
-            reals: HashSet::new(),
+            orphans: None,
             path_mtus: path_mtu::PathMtus::default(),
             defense: defense::Defense::default(),
             sweep_at: now,
@@ -265,7 +265,7 @@ impl Engine {
             self.core.host.reconfigure(now, snapshot.net.clone());
         }
         self.core.configure(now, &snapshot);
-        self.core.close_orphans(&snapshot);
+        self.core.find_orphans(&self.snap, &snapshot);
         self.snap = snapshot;
     }
     /// The snapshot in force.
@@ -282,7 +282,8 @@ impl Engine {
         let (host, frags) = (self.core.host.poll_timeout(), self.core.frags.poll_timeout());
         let templates = self.snap.templates.poll_timeout().filter(|_| self.core.worker == HOST);
         let defense = self.core.defense.poll_timeout(&self.snap.sysctl, t.len());
-        [host, frags, defense, templates, t.v4.poll_timeout(now), t.v6.poll_timeout(now)]
+        let orphans = self.core.orphans.map(|_| now);
+        [host, frags, defense, templates, orphans, t.v4.poll_timeout(now), t.v6.poll_timeout(now)]
             .into_iter()
             .flatten()
             .min()
@@ -296,6 +297,7 @@ impl Engine {
         core.undelivered(&self.snap, out);
         core.expire::<u32>(&self.snap, now);
         core.expire::<u128>(&self.snap, now);
+        core.close_orphans(&self.snap);
         if core.worker == HOST {
             core.expire_templates(&self.snap, now);
         }
@@ -402,7 +404,7 @@ impl Engine {
 }
 
 /// Most connections looked at by one `on_timeout`, so that no packet waits a millisecond for expiry.
-const EXPIRE_BUDGET: u32 = 2048;
+const EXPIRE_BUDGET: u32 = 1024;
 
 impl Core {
     fn count(&mut self, verdict: Verdict) {
@@ -431,16 +433,7 @@ impl Core {
         let net = &snap.net;
         self.ways.clear();
         self.links = net.ports.iter().map(|p| p.link).collect();
-        let owners = |names: &Option<Vec<String>>| {
-            names.as_ref().map(|names| {
-                let id = |name: &String| net.ports.iter().position(|p| p.name == *name);
-                names.iter().filter_map(id).map(|i| PortId(i as u16)).collect()
-            })
-        };
-        let vips: Vec<_> = snap.vips.iter().map(|(ip, ports)| (*ip, owners(ports))).collect();
-        self.host.set_vips(now, &vips);
-        let translated = snap.dests.iter().flatten().filter(|d| d.spec.forward.translates());
-        self.reals = translated.map(|d| d.spec.ip).collect();
+        self.host.set_vips(now, &snap.owned);
         let configured: Vec<IpAddr> = net.local_addresses.iter().flat_map(AddrRange::iter).collect();
         for (i, port) in net.ports.iter().enumerate() {
             let addresses = if configured.is_empty() {
@@ -502,35 +495,6 @@ impl Core {
         }
         if conn.flags & flag::FULLNAT != 0 {
             self.give_back(&conn);
-        }
-    }
-    /// Ends connections of real servers the new snapshot does not know. The catalog forgets a server only
-    /// without connections; this catches one that was opened in the moment between.
-    fn close_orphans(&mut self, snap: &Snapshot) {
-        fn lost<A: IpFamily>(tables: &mut Tables, snap: &Snapshot) -> Vec<u32> {
-            let gone = |c: DestId| snap.dest(c).is_none_or(|d| !keeps(snap, d));
-            let bound = |flags: u16| flags & flag::BYPASS == 0;
-            A::table(tables)
-                .iter()
-                .filter(|(_, c)| bound(c.flags) && gone(c.dest))
-                .map(|(slot, _)| slot)
-                .collect()
-        }
-        // with expire_nodest_conn a removed server's connections end with it (6-nodest-expire1)
-        fn keeps(snap: &Snapshot, dest: &Dest) -> bool {
-            dest.available || !snap.sysctl.expire_nodest_conn
-        }
-        if snap.dests.iter().all(|d| d.as_ref().is_some_and(|d| keeps(snap, d))) {
-            return;
-        }
-        for slot in lost::<u32>(&mut self.tables, snap) {
-            self.close::<u32>(snap, slot);
-        }
-        for slot in lost::<u128>(&mut self.tables, snap) {
-            self.close::<u128>(snap, slot);
-        }
-        if snap.sysctl.expire_nodest_conn {
-            self.purge_templates(snap);
         }
     }
 }

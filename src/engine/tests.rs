@@ -104,7 +104,7 @@ pub(crate) fn reweighted(engine: &Engine, v6: bool, weights: [u32; 2]) -> Arc<Sn
         dest.spec.weight = weight;
     }
     for dest in &dests {
-        snapshot.dests[dest.id.0 as usize] = Some(dest.clone());
+        snapshot.dests.set(dest.id.0 as usize, Some(dest.clone()));
     }
     let changed = Arc::new(crate::svc::Service { dests, ..(**service).clone() });
     for s in snapshot.services.iter_mut().filter(|s| s.id == changed.id) {

@@ -202,7 +202,7 @@ impl Host {
     pub fn announce(&mut self, now: Mono, out: &mut Out) {
         let plan = std::sync::Arc::clone(&self.plan);
         let dips = plan.ports.iter().flat_map(|p| p.addresses.iter().map(|c| c.addr));
-        let mut all: Vec<IpAddr> = dips.chain(self.vips.iter().map(|(ip, _)| *ip)).collect();
+        let mut all: Vec<IpAddr> = dips.chain(self.own.vips().iter().map(|(ip, _)| *ip)).collect();
         all.sort_unstable();
         all.dedup();
         for ip in all {

@@ -7,7 +7,7 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `own` | whose an address is; martians |
+//! | `own`, `vips` | whose an address is; martians |
 //! | `route` | the way to a destination |
 //! | `neigh`, `neighbor` | the neighbour table; one neighbour, its states, what waits for it |
 //! | `resolve` | the packet path out: link header, parking, questions |
@@ -34,6 +34,7 @@ mod route;
 mod segment;
 #[cfg(test)]
 mod testing;
+mod vips;
 #[cfg(test)]
 mod wire_tests;
 
@@ -49,6 +50,7 @@ pub use plan::*;
 pub use resolve::{OnFail, Quote, Undelivered};
 pub use route::Route;
 pub use segment::Segment;
+pub use vips::{Vip, Vips};
 
 use crate::addr::Mac;
 use crate::buf::Out;
@@ -57,7 +59,7 @@ use crate::time::{Mono, Span};
 use crate::wire::{Family, Link};
 use key::{Folded, Random};
 use neigh::Neighbors;
-use own::{OwnAddresses, Vip};
+use own::OwnAddresses;
 use route::RouteTable;
 
 /// What is left to choice in the host's behaviour.
@@ -142,7 +144,6 @@ pub struct Host {
     own: OwnAddresses,
     routes: RouteTable,
     neighbors: Neighbors,
-    vips: Vec<Vip>,
     options: HostOptions,
     /// Somebody else answers for our addresses.
     silent: bool,
@@ -170,10 +171,9 @@ impl Host {
         let folded = Folded::new(seed);
         let mut host = Host {
             links: links(&plan),
-            own: OwnAddresses::new(&plan, &[], folded),
+            own: OwnAddresses::new(&plan, Arc::default(), folded),
             routes: RouteTable::new(&plan),
             neighbors: Neighbors::new(folded),
-            vips: Vec::new(),
             options: HostOptions::default(),
             silent: false,
             folded,
@@ -217,13 +217,12 @@ impl Host {
             let at = self.plan.ports.iter().position(|p| p.name == *name)?;
             Some(PortId(at as u16))
         };
-        for (_, ports) in &mut self.vips {
-            if let Some(ports) = ports {
-                *ports = ports.iter().filter_map(|p| moved(*p)).collect();
-            }
+        let mut vips = self.own.vips().clone();
+        if vips.iter().any(|(_, ports)| ports.is_some()) {
+            vips = Arc::new(vips.moved(moved));
         }
         self.links = links(&self.plan);
-        self.own = OwnAddresses::new(&self.plan, &self.vips, self.folded);
+        self.own = OwnAddresses::new(&self.plan, vips, self.folded);
         self.routes = RouteTable::new(&self.plan);
         let (routes, own, links) = (&self.routes, &self.own, &self.links);
         self.neighbors.retain(|port, ip| {
@@ -247,20 +246,21 @@ impl Host {
 
     /// Sets the VIPs owned (`None` = on every port). Those that are new are announced with the next
     /// [`Host::on_timeout`], which is due at once, and once more after 2 s.
-    pub fn set_vips(&mut self, now: Mono, vips: &[(IpAddr, Option<Vec<PortId>>)]) {
-        self.vips = own::merge(vips);
-        let new = OwnAddresses::new(&self.plan, &self.vips, self.folded);
-        let old = std::mem::replace(&mut self.own, new);
+    pub fn set_vips(&mut self, now: Mono, vips: &Arc<Vips>) {
+        if Arc::ptr_eq(self.own.vips(), vips) {
+            return;
+        }
+        let old = self.own.set_vips(vips.clone());
         if !self.options.announce {
             return;
         }
-        let new = &self.own;
-        self.fresh.retain(|ip| new.is_ours(*ip));
-        self.again.retain(|(_, ip)| new.is_ours(*ip));
+        let own = &self.own;
+        self.fresh.retain(|ip| own.is_ours(*ip));
+        self.again.retain(|(_, ip)| own.is_ours(*ip));
         if self.fresh.is_empty() {
             self.fresh_since = now;
         }
-        self.fresh.extend(self.vips.iter().filter(|vip| !old.has_vip(vip)).map(|(ip, _)| *ip));
+        self.fresh.extend(vips.added_to(&old));
     }
 
     /// Whether `ip` is the director's own for packets that come in on `port`.

@@ -1,11 +1,13 @@
 //! Which addresses are the director's own, and which can be nobody's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::key::{Folded, Key};
 use super::plan::{AddrRange, NetPlan};
+use super::vips::Vips;
 use crate::addr::Mac;
 use crate::engine::{DropReason, PortId};
 use crate::wire::{Link, ndp};
@@ -43,53 +45,17 @@ pub enum FrameTo {
     Other,
 }
 
-/// A VIP with the ports that own it; `None` = every port.
-pub(super) type Vip = (IpAddr, Option<Vec<PortId>>);
-
-/// One entry for each address, with the ports of all that named it.
-pub(super) fn merge(vips: &[Vip]) -> Vec<Vip> {
-    let mut merged = vips.to_vec();
-    merged.sort_by_key(|(ip, _)| *ip);
-    merged.dedup_by(|later, first| {
-        let same = later.0 == first.0;
-        if same {
-            match (&mut first.1, later.1.take()) {
-                (Some(ports), Some(more)) => ports.extend(more),
-                (ports, _) => *ports = None,
-            }
-        }
-        same
-    });
-    for ports in merged.iter_mut().filter_map(|(_, ports)| ports.as_mut()) {
-        ports.sort_unstable();
-        ports.dedup();
-    }
-    merged
-}
-
-#[derive(Clone, Debug, Default)]
-struct Entry {
-    /// Ports that have it as DIP.
-    dip: Vec<PortId>,
-    /// Ports that own it as VIP; `None` inside = every port.
-    vip: Option<Option<Vec<PortId>>>,
-}
-
-impl Entry {
-    fn vip_on(&self, port: PortId) -> bool {
-        self.vip.as_ref().is_some_and(|ports| ports.as_ref().is_none_or(|p| p.contains(&port)))
-    }
-}
-
 /// The director's own addresses.
 #[derive(Clone, Debug)]
 pub(super) struct OwnAddresses {
-    entries: HashMap<Key, Entry, Folded>,
+    /// Ports that have an address as DIP.
+    dips: HashMap<Key, Vec<PortId>, Folded>,
+    vips: Arc<Vips>,
     /// Per port: MAC and IPv6 link-local address; `None` on an IP link.
     links: Vec<Option<(Mac, Ipv6Addr)>>,
     /// FULLNAT pool and the ports each range is answered on; none = every port.
     pool: Vec<(AddrRange, Vec<PortId>)>,
-    /// Low 24 bits of every own IPv6 address, sorted: the solicited-node groups joined.
+    /// Low 24 bits of every IPv6 address that is no VIP, sorted: the solicited-node groups joined.
     groups: Vec<u32>,
     /// Directed broadcast addresses of the connected networks.
     broadcasts: Vec<Ipv4Addr>,
@@ -97,9 +63,10 @@ pub(super) struct OwnAddresses {
 
 impl OwnAddresses {
     /// The addresses of a plan, and VIPs.
-    pub fn new(plan: &NetPlan, vips: &[Vip], folded: Folded) -> OwnAddresses {
+    pub fn new(plan: &NetPlan, vips: Arc<Vips>, folded: Folded) -> OwnAddresses {
         let mut own = OwnAddresses {
-            entries: HashMap::with_hasher(folded),
+            dips: HashMap::with_hasher(folded),
+            vips,
             links: Vec::with_capacity(plan.ports.len()),
             pool: Vec::new(),
             groups: Vec::new(),
@@ -109,9 +76,9 @@ impl OwnAddresses {
             let id = PortId(i as u16);
             own.links.push((port.link == Link::Ethernet).then(|| (port.mac, ndp::link_local(port.mac))));
             for cidr in &port.addresses {
-                let entry = own.entries.entry(Key::of(cidr.addr)).or_default();
-                if !entry.dip.contains(&id) {
-                    entry.dip.push(id);
+                let ports = own.dips.entry(Key::of(cidr.addr)).or_default();
+                if !ports.contains(&id) {
+                    ports.push(id);
                 }
                 own.join(cidr.addr);
                 own.broadcasts.extend(cidr.broadcast4());
@@ -124,10 +91,6 @@ impl OwnAddresses {
             let connected = |p: &super::PortPlan| p.addresses.iter().any(|c| c.contains(range.first));
             let on = plan.ports.iter().enumerate().filter(|(_, p)| connected(p));
             own.pool.push((*range, on.map(|(i, _)| PortId(i as u16)).collect()));
-        }
-        for (ip, ports) in vips {
-            own.entries.entry(Key::of(*ip)).or_default().vip = Some(ports.clone());
-            own.join(*ip);
         }
         own.groups.sort_unstable();
         own.groups.dedup();
@@ -144,13 +107,11 @@ impl OwnAddresses {
     /// kernel host.
     #[inline]
     pub fn owns(&self, port: PortId, ip: IpAddr) -> Owned {
-        if let Some(entry) = self.entries.get(&Key::of(ip)) {
-            if entry.vip_on(port) {
-                return Owned::Vip;
-            }
-            if !entry.dip.is_empty() {
-                return Owned::Dip;
-            }
+        if self.vips.on(port, ip) {
+            return Owned::Vip;
+        }
+        if self.dips.contains_key(&Key::of(ip)) {
+            return Owned::Dip;
         }
         if !self.pool.is_empty() && self.pool.iter().any(|(range, _)| range.contains(ip)) {
             return Owned::LocalAddress;
@@ -172,9 +133,7 @@ impl OwnAddresses {
     /// with `arp_ignore = 0` a DIP is answered on its own port only, so that two ports on one segment do
     /// not contradict each other.
     pub fn answers(&self, port: PortId, ip: IpAddr) -> bool {
-        if let Some(entry) = self.entries.get(&Key::of(ip))
-            && (entry.vip_on(port) || entry.dip.contains(&port))
-        {
+        if self.vips.on(port, ip) || self.dips.get(&Key::of(ip)).is_some_and(|on| on.contains(&port)) {
             return true;
         }
         if self.pool.iter().any(|(range, on)| range.contains(ip) && (on.is_empty() || on.contains(&port))) {
@@ -185,21 +144,29 @@ impl OwnAddresses {
 
     /// Whether `ip` is ours on any port.
     pub fn is_ours(&self, ip: IpAddr) -> bool {
-        self.entries.contains_key(&Key::of(ip))
+        self.vips.ports(ip).is_some()
+            || self.dips.contains_key(&Key::of(ip))
             || self.pool.iter().any(|(range, _)| range.contains(ip))
             || matches!(ip, IpAddr::V6(a) if self.links.iter().flatten().any(|(_, l)| *l == a))
     }
 
-    /// Whether this VIP is owned already, on the same ports.
-    pub fn has_vip(&self, (ip, ports): &Vip) -> bool {
-        self.entries.get(&Key::of(*ip)).is_some_and(|e| e.vip.as_ref() == Some(ports))
+    /// Takes other VIPs; gives back those it had.
+    pub fn set_vips(&mut self, vips: Arc<Vips>) -> Arc<Vips> {
+        std::mem::replace(&mut self.vips, vips)
+    }
+
+    /// The VIPs.
+    pub fn vips(&self) -> &Arc<Vips> {
+        &self.vips
     }
 
     fn joined(&self, group: Ipv6Addr) -> bool {
         const SOLICITED: u128 = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).to_bits() >> 24;
         let low = low24(group);
         group.to_bits() >> 24 == SOLICITED
-            && (self.groups.binary_search(&low).is_ok() || self.pool.iter().any(|(r, _)| r.first.is_ipv6()))
+            && (self.groups.binary_search(&low).is_ok()
+                || self.vips.joined(low)
+                || self.pool.iter().any(|(r, _)| r.first.is_ipv6()))
     }
 
     /// The IPv6 link-local address of an Ethernet port.
@@ -259,7 +226,8 @@ impl OwnAddresses {
     }
 }
 
-fn low24(ip: Ipv6Addr) -> u32 {
+/// What a solicited-node group has of an address.
+pub(super) fn low24(ip: Ipv6Addr) -> u32 {
     ip.to_bits() as u32 & 0xff_ffff
 }
 
@@ -290,12 +258,12 @@ mod tests {
             local_addresses: vec![AddrRange { first: ip("10.2.0.100"), last: ip("10.2.0.107") }],
             ..NetPlan::default()
         };
-        let vips = [
+        let vips = vec![
             (ip("10.1.0.100"), None),
             (ip("192.0.2.1"), Some(vec![PortId(0)])),
             (ip("2001:db8:1::100"), None),
         ];
-        OwnAddresses::new(&plan, &vips, Folded::new(1))
+        OwnAddresses::new(&plan, Arc::new(Vips::new(1, vips, None)), Folded::new(1))
     }
 
     #[test]
@@ -325,14 +293,6 @@ mod tests {
         assert_eq!(own.frame_to(PortId(0), mac(2)), FrameTo::Other);
         assert_eq!(own.frame_to(PortId(0), Mac::BROADCAST), FrameTo::Group);
         assert_eq!(own.frame_to(PortId(9), mac(1)), FrameTo::Other);
-    }
-
-    #[test]
-    fn services_that_share_a_vip_share_its_ports() {
-        let (a, b) = (ip("192.0.2.1"), ip("192.0.2.2"));
-        let on = |p: u16| Some(vec![PortId(p)]);
-        let merged = merge(&[(b, on(0)), (a, on(0)), (b, None), (a, on(1)), (b, on(1))]);
-        assert_eq!(merged, [(a, Some(vec![PortId(0), PortId(1)])), (b, None)]);
     }
 
     #[test]

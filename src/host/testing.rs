@@ -76,7 +76,8 @@ pub(super) fn director() -> Host {
     let plan = NetPlan { ports: vec![wan, lan], ..NetPlan::default() };
     let mut host = Host::new(Mono::ZERO, Arc::new(plan), 1);
     host.set_options(HostOptions { icmp_limit: None, announce: false, midnight_ms: 0 });
-    host.set_vips(Mono::ZERO, &[(ip("10.1.0.100"), None), (ip("2001:db8:1::100"), None)]);
+    let vips = vec![(ip("10.1.0.100"), None), (ip("2001:db8:1::100"), None)];
+    host.set_vips(Mono::ZERO, &std::sync::Arc::new(super::Vips::new(1, vips, None)));
     host
 }
 

@@ -503,13 +503,13 @@ fn a_partial_checksum_is_trusted_and_quoted_as_it_is() {
 fn new_vips_are_announced_twice_and_old_ones_not() {
     let (mut host, mut out) = (director(), Out::new());
     host.set_options(HostOptions { announce: true, ..HostOptions::default() });
-    let vips = [
+    let vips = vec![
         (ip("10.1.0.100"), None),
         (ip("192.0.2.1"), Some(vec![LAN])),
         (ip("2001:db8:5::1"), Some(vec![WAN])),
         (ip("2001:db8:1::100"), None),
     ];
-    host.set_vips(Mono::from_millis(10), &vips);
+    host.set_vips(Mono::from_millis(10), &Arc::new(crate::host::Vips::new(2, vips, None)));
     let garp = "ffffffffffff02000000020108060001080006040001020000000201c00002010000000000 00c0000201"
         .replace(' ', "");
     for (due, left) in [(10, true), (2010, false)] {

@@ -10,12 +10,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use super::settings::{Sysctl, Timeouts};
-use super::snapshot::Snapshot;
+use super::snapshot::{NamedVip, Snapshot};
 use super::{
-    Dest, DestId, DestSpec, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
+    Dest, DestId, DestSpec, Dests, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
 };
 use crate::conn::template::Templates;
-use crate::host::NetPlan;
+use crate::host::{NetPlan, Vips};
 use crate::sched::Scheduler;
 use crate::time::{Mono, Span};
 
@@ -77,16 +77,34 @@ const REMEMBERED: Span = Span::from_secs(120);
 /// Of those at most so many.
 const MOST_REMEMBERED: usize = 1024;
 
+/// What snapshots share as long as services and network stay.
+#[derive(Clone, Debug, Default)]
+struct Last {
+    /// Services were added, removed or edited since.
+    stale: bool,
+    net: Arc<NetPlan>,
+    by_key: Arc<HashMap<ServiceKey, u32>>,
+    vips: Arc<Vec<NamedVip>>,
+    owned: Arc<Vips>,
+    /// Snapshots that somebody may still hold: workers must not be the ones who free a hundred thousand
+    /// servers, so each is kept until it is nobody else's.
+    published: Vec<Arc<Snapshot>>,
+}
+
 /// Services and real servers with everything needed to change them.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     services: Vec<Arc<Service>>,
-    dests: Vec<Option<Arc<Dest>>>,
+    dests: Dests,
     /// Removed servers: with connections, or not long gone (kernel: `dest_trash`).
     trash: Vec<Removed>,
     /// Free identities.
     free: Vec<u32>,
     index: HashMap<ServiceKey, usize>,
+    /// Addresses of real servers that translate, with how many have each.
+    reals: Arc<HashMap<IpAddr, u32>>,
+    /// What the last snapshot had, as far as the next one may have the same.
+    last: Last,
     next_service: u32,
     /// Blocks of counters that services and real servers get.
     workers: u16,
@@ -136,6 +154,7 @@ impl Catalog {
         let id = ServiceId(self.next_service);
         self.next_service += 1;
         let scheduler = Arc::new(Mutex::new(Scheduler::new(spec.scheduler, spec.flags, &[])));
+        self.last.stale = true;
         self.index.insert(spec.key, self.services.len());
         self.services.push(Arc::new(Service {
             id,
@@ -164,6 +183,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NoSuchService`]
     pub fn retouch_service(&mut self, spec: ServiceSpec) -> Result<(), CatalogError> {
+        self.last.stale = true;
         let service = self.service_mut(&spec.key).ok_or(CatalogError::NoSuchService)?;
         for dest in &mut service.dests {
             let dest = Arc::make_mut(dest);
@@ -172,8 +192,7 @@ impl Catalog {
         service.spec = spec;
         let dests = service.dests.clone();
         for dest in dests {
-            let id = dest.id.0 as usize;
-            self.dests[id] = Some(dest);
+            self.put(dest.id, Some(dest));
         }
         Ok(())
     }
@@ -183,6 +202,7 @@ impl Catalog {
     /// [`CatalogError::NoSuchService`]
     pub fn remove_service(&mut self, key: &ServiceKey) -> Result<(), CatalogError> {
         let at = self.index.remove(key).ok_or(CatalogError::NoSuchService)?;
+        self.last.stale = true;
         let gone = self.services.remove(at);
         for i in self.index.values_mut().filter(|i| **i > at) {
             *i -= 1;
@@ -194,6 +214,7 @@ impl Catalog {
     }
     /// Removes everything (`ipvsadm -C`).
     pub fn clear(&mut self) {
+        self.last.stale = true;
         for s in std::mem::take(&mut self.services) {
             let removed = |d: &Arc<Dest>| Removed { key: s.spec.key, id: d.id, idle: None };
             self.trash.extend(s.dests.iter().map(removed));
@@ -237,7 +258,7 @@ impl Catalog {
         };
         let dest = Arc::new(dest);
         dest.refresh_overload();
-        self.dests[id.0 as usize] = Some(dest.clone());
+        self.put(id, Some(dest.clone()));
         if let Some(s) = self.service_mut(key) {
             s.dests.insert(0, dest);
         }
@@ -256,7 +277,7 @@ impl Catalog {
         let dest = Arc::new(Dest { spec, ..(*service.dests[at]).clone() });
         dest.refresh_overload();
         let id = dest.id;
-        self.dests[id.0 as usize] = Some(dest.clone());
+        self.put(id, Some(dest.clone()));
         if let Some(s) = self.service_mut(key) {
             s.dests[at] = dest;
         }
@@ -291,19 +312,19 @@ impl Catalog {
             (Some(at), Some(s)) => s.dests[at].id,
             _ => {
                 let gone = |r: &&Removed| {
-                    let dest = self.dests[r.id.0 as usize].as_ref();
+                    let dest = self.dests.get(r.id.0 as usize);
                     r.key == *key && dest.is_some_and(|d| same(&d.spec, ip, port))
                 };
                 let Some(removed) = self.trash.iter().find(gone) else { return false };
                 removed.id
             }
         };
-        let Some(old) = self.dests[id.0 as usize].as_ref() else { return false };
+        let Some(old) = self.dests.get(id.0 as usize) else { return false };
         if old.ending == ending {
             return true;
         }
         let dest = Arc::new(Dest { ending, ..(**old).clone() });
-        self.dests[id.0 as usize] = Some(dest.clone());
+        self.put(id, Some(dest.clone()));
         if let (Some(at), Some(s)) = (at, self.service_mut(key)) {
             s.dests[at] = dest;
         }
@@ -312,18 +333,12 @@ impl Catalog {
     /// Ends a transaction: tells the schedulers, forgets removed servers without connections, and
     /// publishes the snapshot.
     pub fn commit(&mut self) -> Arc<Snapshot> {
-        for (scheduler, dests, notice) in std::mem::take(&mut self.notices) {
-            let mut s = scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            match notice {
-                Notice::Added(id, new) => {
-                    if new {
-                        s.forget(id);
-                    }
-                    s.added(&dests, id);
-                }
-                Notice::Removed(id, at) => s.removed(&dests, id, at),
-                Notice::Edited(id) => s.edited(&dests, id),
-            }
+        let notices = std::mem::take(&mut self.notices);
+        for (i, (scheduler, dests, notice)) in notices.iter().enumerate() {
+            // of servers that come one after the other the last notice has them all
+            let goes_on = matches!(notice, Notice::Added(..))
+                && matches!(notices.get(i + 1), Some((next, _, Notice::Added(..))) if Arc::ptr_eq(next, scheduler));
+            tell(scheduler, dests, notice, goes_on);
         }
         for s in &self.services {
             let span = match s.spec.scheduler {
@@ -335,19 +350,67 @@ impl Catalog {
         }
         self.empty_trash();
         self.generation += 1;
-        let by_key: HashMap<_, _> =
-            self.services.iter().enumerate().map(|(i, s)| (s.spec.key, i as u32)).collect();
-        Arc::new(Snapshot {
+        self.refresh();
+        let snapshot = Arc::new(Snapshot {
             generation: self.generation,
             services: self.services.clone(),
             dests: self.dests.clone(),
+            trash: !self.trash.is_empty(),
             timeouts: self.timeouts,
             sysctl: self.sysctl,
             net: self.net.clone(),
             templates: self.templates.clone(),
-            by_key,
-            vips: self.vips(),
-        })
+            by_key: self.last.by_key.clone(),
+            vips: self.last.vips.clone(),
+            owned: self.last.owned.clone(),
+            reals: self.reals.clone(),
+        });
+        self.last.published.retain(|s| Arc::strong_count(s) > 1);
+        self.last.published.push(snapshot.clone());
+        snapshot
+    }
+
+    /// Makes what snapshots share, where services or network changed.
+    fn refresh(&mut self) {
+        let same_net = Arc::ptr_eq(&self.last.net, &self.net);
+        if !self.last.stale && same_net {
+            return;
+        }
+        let keys = self.services.iter().enumerate().map(|(i, s)| (s.spec.key, i as u32));
+        self.last.by_key = Arc::new(keys.collect());
+        let vips = self.vips();
+        if vips != *self.last.vips || !same_net {
+            let before: HashMap<&IpAddr, &Option<Vec<String>>> =
+                self.last.vips.iter().map(|(ip, names)| (ip, names)).collect();
+            let new = vips.iter().filter(|(ip, names)| before.get(ip) != Some(&names));
+            let before = (self.last.owned.number(), new.map(|(ip, _)| *ip).collect());
+            self.last.owned = Arc::new(Vips::named(self.generation, &vips, &self.net, before));
+            self.last.vips = Arc::new(vips);
+        }
+        self.last.net = self.net.clone();
+        self.last.stale = false;
+    }
+
+    /// Puts a server at its identity, or takes it away, and keeps count of the addresses.
+    fn put(&mut self, id: DestId, dest: Option<Arc<Dest>>) {
+        let address = |d: &Arc<Dest>| d.spec.forward.translates().then_some(d.spec.ip);
+        let old = self.dests.get(id.0 as usize).and_then(address);
+        let new = dest.as_ref().and_then(address);
+        if old != new {
+            let reals = Arc::make_mut(&mut self.reals);
+            if let Some(ip) = new {
+                *reals.entry(ip).or_insert(0) += 1;
+            }
+            if let Some(ip) = old
+                && let Some(n) = reals.get_mut(&ip)
+            {
+                *n -= 1;
+                if *n == 0 {
+                    reals.remove(&ip);
+                }
+            }
+        }
+        self.dests.set(id.0 as usize, dest);
     }
 
     fn vips(&self) -> Vec<(IpAddr, Option<Vec<String>>)> {
@@ -385,25 +448,26 @@ impl Catalog {
     }
     fn free_id(&mut self) -> DestId {
         let at = self.free.pop().unwrap_or_else(|| {
-            self.dests.push(None);
-            (self.dests.len() - 1) as u32
+            let id = self.dests.len();
+            self.dests.set(id, None);
+            id as u32
         });
         DestId(at)
     }
     fn take_from_trash(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Option<Arc<Dest>> {
-        let dest = |id: DestId| self.dests[id.0 as usize].as_ref();
+        let dest = |id: DestId| self.dests.get(id.0 as usize);
         let is_it = |r: &Removed| r.key == *key && dest(r.id).is_some_and(|d| same(&d.spec, ip, port));
         let at = self.trash.iter().position(is_it)?;
         let removed = self.trash.remove(at);
-        self.dests[removed.id.0 as usize].clone()
+        self.dests.get(removed.id.0 as usize).cloned()
     }
     /// Forgets removed servers that have no connections and are long gone.
     fn empty_trash(&mut self) {
-        let (now, dests, free) = (self.now, &mut self.dests, &mut self.free);
-        let mut idle = self.trash.len();
-        self.trash.retain_mut(|removed| {
-            let slot = &mut dests[removed.id.0 as usize];
-            let Some(dest) = slot else { return false };
+        let now = self.now;
+        let mut trash = std::mem::take(&mut self.trash);
+        let mut idle = trash.len();
+        trash.retain_mut(|removed| {
+            let Some(dest) = self.dests.get(removed.id.0 as usize).cloned() else { return false };
             let busy = dest.active() + dest.inactive() + dest.persistent() > 0;
             removed.idle = if busy { None } else { Some(removed.idle.unwrap_or(now)) };
             let keep = match removed.idle {
@@ -412,13 +476,39 @@ impl Catalog {
             };
             if !keep {
                 idle -= 1;
-                *slot = None;
-                free.push(removed.id.0);
+                self.put(removed.id, None);
+                self.free.push(removed.id.0);
             } else if dest.available {
-                *slot = Some(Arc::new(Dest { available: false, ..(**dest).clone() }));
+                self.put(removed.id, Some(Arc::new(Dest { available: false, ..(*dest).clone() })));
             }
             keep
         });
+        self.trash = trash;
+    }
+}
+
+/// Tells a scheduler of a change; `goes_on`: the next notice says all that this one does.
+fn tell(scheduler: &Mutex<Scheduler>, dests: &[Arc<Dest>], notice: &Notice, goes_on: bool) {
+    let lock = || scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Notice::Added(id, true) = notice {
+        lock().forget(*id);
+    }
+    let change = |s: &mut Scheduler| match notice {
+        Notice::Added(id, _) => s.added(dests, *id),
+        Notice::Removed(id, at) => s.removed(dests, *id, *at),
+        Notice::Edited(id) => s.edited(dests, *id),
+    };
+    let kind = lock().kind();
+    match kind {
+        // a function of the list alone: what is built of it anew need not be built twice
+        SchedulerKind::Mh | SchedulerKind::Sh | SchedulerKind::Dh if goes_on => {}
+        // picks change nothing in it, so new connections need not wait while a copy is filled
+        SchedulerKind::Mh => {
+            let mut copy = lock().clone();
+            change(&mut copy);
+            *lock() = copy;
+        }
+        _ => change(&mut lock()),
     }
 }
 

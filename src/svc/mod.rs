@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod dests;
 mod gentle;
 pub mod live;
 mod part;
@@ -10,6 +11,7 @@ pub mod snapshot;
 pub mod spec;
 
 pub use catalog::{Catalog, CatalogError};
+pub use dests::Dests;
 pub use gentle::WHOLE;
 pub use live::*;
 pub use settings::{Sysctl, Timeouts};

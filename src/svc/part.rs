@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{Dest, DestId, DestLive, Service, ServiceId, Snapshot, Stats};
+use super::{Dest, DestId, DestLive, Dests, Service, ServiceId, Snapshot, Stats};
 use crate::conn::template::Template;
 
 impl Snapshot {
@@ -18,13 +18,16 @@ impl Snapshot {
         let mut part = Snapshot {
             generation: self.generation,
             services: self.services.clone(),
-            dests: vec![None; self.dests.len()],
+            dests: Dests::none(self.dests.len()),
+            trash: self.trash,
             timeouts: self.timeouts,
             sysctl: self.sysctl,
             net: self.net.clone(),
             templates: Arc::default(),
             by_key: self.by_key.clone(),
-            vips: Vec::new(),
+            vips: Arc::default(),
+            owned: self.owned.clone(),
+            reals: self.reals.clone(),
         };
         for service in part.services.iter_mut().filter(|s| services.contains(&s.id)) {
             let copy = detached(service);
@@ -49,10 +52,8 @@ impl Snapshot {
     }
 }
 
-fn put(dests: &mut [Option<Arc<Dest>>], dest: Arc<Dest>) {
-    if let Some(place) = dests.get_mut(dest.id.0 as usize) {
-        *place = Some(dest);
-    }
+fn put(dests: &mut Dests, dest: Arc<Dest>) {
+    dests.set(dest.id.0 as usize, Some(dest));
 }
 
 fn detached(service: &Service) -> Service {

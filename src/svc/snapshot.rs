@@ -5,14 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::settings::{Sysctl, Timeouts};
-use super::{Dest, DestId, Proto, Service, ServiceKey};
+use super::{Dest, DestId, Dests, Proto, Service, ServiceKey};
 use crate::conn::template::Templates;
-use crate::host::NetPlan;
+use crate::host::{NetPlan, Vips};
 
 /// Port of FTP's control connections: its service takes their data connections too.
 pub const FTP: u16 = 21;
 /// Port from which active FTP opens data connections.
 const FTP_DATA: u16 = 20;
+
+/// A VIP with the names of the ports that own it.
+pub type NamedVip = (IpAddr, Option<Vec<String>>);
 
 /// One generation of the configuration.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +25,9 @@ pub struct Snapshot {
     /// Services in the order they were added.
     pub services: Vec<Arc<Service>>,
     /// Real servers by [`DestId`]; removed ones stay until their last connection ends.
-    pub dests: Vec<Option<Arc<Dest>>>,
+    pub dests: Dests,
+    /// A removed server still has connections.
+    pub trash: bool,
     /// Timeouts.
     pub timeouts: Timeouts,
     /// Switches.
@@ -31,16 +36,20 @@ pub struct Snapshot {
     pub net: Arc<NetPlan>,
     /// Persistence templates: the same in every generation, shared by all workers.
     pub templates: Arc<Templates>,
-    pub(super) by_key: HashMap<ServiceKey, u32>,
+    pub(super) by_key: Arc<HashMap<ServiceKey, u32>>,
     /// VIPs with the ports that own them; `None` = every port.
-    pub vips: Vec<(IpAddr, Option<Vec<String>>)>,
+    pub vips: Arc<Vec<NamedVip>>,
+    /// The same, ready for a worker.
+    pub owned: Arc<Vips>,
+    /// Addresses of real servers whose replies pass here, with how many have each.
+    pub reals: Arc<HashMap<IpAddr, u32>>,
 }
 
 impl Snapshot {
     /// The real server, removed or not.
     #[inline]
     pub fn dest(&self, id: DestId) -> Option<&Arc<Dest>> {
-        self.dests.get(id.0 as usize)?.as_ref()
+        self.dests.get(id.0 as usize)
     }
     /// The service with exactly this key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {

@@ -145,7 +145,7 @@ impl Engine {
             pools,
             frags: if fragment { core.frags.clone() } else { Reassembly::new(FragLimits::default()) },
             worker: core.worker,
-            reals: core.reals.clone(),
+            orphans: None,
             path_mtus: core.path_mtus.clone(),
             defense,
             sweep_at: core.sweep_at,

@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod ethtool;
+pub mod huge;
 pub mod link;
 pub mod netlink;
 pub mod ns;
