@@ -134,6 +134,43 @@ impl Client {
     }
 }
 
+impl Client {
+    /// `GET`, the lines of the answer as they come, until `each` says that it is enough.
+    ///
+    /// # Errors
+    /// What the director refuses, or `each`.
+    pub fn lines(
+        &mut self,
+        path: &str,
+        mut each: impl FnMut(&str) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let request = request("GET", path, None)?;
+        let (sender, runtime) = (&mut self.sender, &self.runtime);
+        runtime.block_on(async {
+            sender.ready().await.map_err(|e| broken(&e.to_string()))?;
+            let response = sender.send_request(request).await.map_err(|e| broken(&e.to_string()))?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let text = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                return Err(refused(&String::from_utf8_lossy(&text), status.as_u16()));
+            }
+            let mut rest = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|e| broken(&e.to_string()))?;
+                rest.extend_from_slice(frame.data_ref().map_or(&[][..], |b| b));
+                while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    if !each(String::from_utf8_lossy(&line).trim())? {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
 async fn copy(mut body: Incoming) -> Result<(), Failure> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| broken(&e.to_string()))?;

@@ -119,7 +119,11 @@ fn port(
     })
 }
 
-fn unhex(text: &str) -> Result<Vec<u8>, Complaint> {
+/// The bytes of a row of hexadecimal digits.
+///
+/// # Errors
+/// It is none, or too long for a frame.
+pub fn unhex(text: &str) -> Result<Vec<u8>, Complaint> {
     let wrong = || Complaint::new("the frame is not a row of hexadecimal digits, two for each byte", "");
     if text.len() > 2 * LONGEST {
         return Err(Complaint::new(format!("a frame has at most {LONGEST} bytes"), ""));

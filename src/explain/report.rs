@@ -37,6 +37,19 @@ pub struct Report {
     pub assumed: Vec<String>,
 }
 
+/// A packet that passed, and why it went where it went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// The frame as it came, in hexadecimal digits.
+    pub frame: String,
+    /// It is a bare IP packet.
+    pub bare: bool,
+    /// Packets before it that matched and were not explained, because there were too many at once.
+    pub missed: u64,
+    /// Why.
+    pub report: Report,
+}
+
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -176,6 +189,11 @@ impl Report {
     /// True when the packet is dropped.
     pub fn is_drop(&self) -> bool {
         self.verdict == Outcome::Dropped
+    }
+
+    /// True when the packet is of a connection that was there before.
+    pub fn is_known(&self) -> bool {
+        self.steps.iter().any(|s| s.step == "connection" && s.result.starts_with("known"))
     }
 
     /// In one line: for a packet's comment in a capture.

@@ -27,33 +27,47 @@ const MAX_PACKET: u32 = 262_144;
 #[derive(Debug)]
 pub struct Writer<W: Write> {
     to: W,
+    ports: Vec<String>,
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes the section with its interfaces, the director's ports.
+    /// Writes the section header and the interfaces known so far, the director's ports.
     ///
     /// # Errors
     /// What writing said.
     pub fn new(to: W, ports: &[(String, Link)]) -> io::Result<Writer<W>> {
-        let mut w = Writer { to };
+        let mut w = Writer { to, ports: Vec::new() };
         let mut body = BYTE_ORDER.to_le_bytes().to_vec();
         body.extend_from_slice(&[1, 0, 0, 0]);
         body.extend_from_slice(&u64::MAX.to_le_bytes());
         w.block(SECTION, &body)?;
         for (name, link) in ports {
-            let kind = match link {
-                Link::Ethernet => pcap::LINKTYPE_ETHERNET,
-                Link::Ip => pcap::LINKTYPE_RAW,
-            };
-            let mut body = (kind as u16).to_le_bytes().to_vec();
-            body.extend_from_slice(&[0, 0]);
-            body.extend_from_slice(&MAX_PACKET.to_le_bytes());
-            option(&mut body, IF_NAME, name.as_bytes());
-            option(&mut body, IF_TSRESOL, &[NANOS]);
-            option(&mut body, END, &[]);
-            w.block(INTERFACE, &body)?;
+            w.port(name, *link)?;
         }
         Ok(w)
+    }
+
+    /// The place of a port in the capture, which learns of it now if it did not know it.
+    ///
+    /// # Errors
+    /// What writing said.
+    pub fn port(&mut self, name: &str, link: Link) -> io::Result<u32> {
+        if let Some(at) = self.ports.iter().position(|known| known == name) {
+            return Ok(at as u32);
+        }
+        let kind = match link {
+            Link::Ethernet => pcap::LINKTYPE_ETHERNET,
+            Link::Ip => pcap::LINKTYPE_RAW,
+        };
+        let mut body = (kind as u16).to_le_bytes().to_vec();
+        body.extend_from_slice(&[0, 0]);
+        body.extend_from_slice(&MAX_PACKET.to_le_bytes());
+        option(&mut body, IF_NAME, name.as_bytes());
+        option(&mut body, IF_TSRESOL, &[NANOS]);
+        option(&mut body, END, &[]);
+        self.block(INTERFACE, &body)?;
+        self.ports.push(name.to_owned());
+        Ok(self.ports.len() as u32 - 1)
     }
 
     /// Writes a packet that came in on a port (its place in the list), with a comment.

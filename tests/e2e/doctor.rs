@@ -19,16 +19,16 @@ use softlvs::real::{self, Encapsulation, Prepared};
 use crate::in_namespaces;
 
 /// A lab whose real servers are prepared and listen.
-struct Clinic {
-    topology: Topology,
-    toml: String,
+pub(crate) struct Clinic {
+    pub(crate) topology: Topology,
+    pub(crate) toml: String,
     prepared: Vec<Prepared>,
     listeners: Vec<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
 impl Clinic {
     /// `lazy`: no server runs on rs1. `bare`: rs1 is not prepared.
-    fn new(mode: Mode, lazy: bool, bare: bool) -> Clinic {
+    pub(crate) fn new(mode: Mode, lazy: bool, bare: bool) -> Clinic {
         let layout = Layout::new(mode, false, 2, Encapsulation::Ipip);
         let toml = layout.toml(Io::Packet, "rr");
         let topology = Topology::build(layout, Io::Packet).unwrap();
@@ -46,7 +46,7 @@ impl Clinic {
         clinic
     }
 
-    fn ns(&self, host: &str) -> &NetNs {
+    pub(crate) fn ns(&self, host: &str) -> &NetNs {
         &self.topology.node(host).unwrap().ns
     }
 

@@ -21,6 +21,7 @@
 
 mod cell;
 mod doctor;
+mod explain;
 mod ftp;
 mod gate;
 mod health;

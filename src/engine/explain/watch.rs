@@ -94,6 +94,12 @@ impl Engine {
         (seen, missed)
     }
 
+    /// Does somebody watch?
+    pub fn is_watched(&self, now: Mono) -> bool {
+        let watch = self.watched.as_ref().and_then(|g| g.watch.as_ref());
+        watch.is_some_and(|w| now <= w.until)
+    }
+
     /// Nobody watches any more.
     pub fn unwatch(&mut self) {
         self.watched = None;

@@ -8,6 +8,7 @@ mod answer;
 pub mod change;
 mod connections;
 mod events;
+mod explain;
 pub mod guard;
 mod health;
 pub mod metrics;

@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
 use super::answer::{Body, Trouble};
-use super::{Context, change, connections, events, health, metrics, openapi, view};
+use super::{Context, change, connections, events, explain, health, metrics, openapi, view};
 
 /// What answers.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Trouble>> + Send>>;
@@ -105,6 +105,11 @@ const DRY: &[(&str, &str)] = &[("dry_run", "1: only tell what would change")];
 const SAVE: &[(&str, &str)] =
     &[("format", "toml or ipvsadm (lines as of `ipvsadm -S`, thresholds included)")];
 
+const LIVE: &[(&str, &str)] = &[
+    ("filter", "conditions such as `tcp and dst port 80 and dropped`; every packet when not said"),
+    ("count", "end after so many packets"),
+];
+
 /// The table.
 pub fn all() -> Vec<Route> {
     vec![
@@ -114,6 +119,8 @@ pub fn all() -> Vec<Route> {
         route!(GET "/v1/status", view::status, "What runs, in short", public),
         route!(GET "/v1/ports", view::ports, "Ports with their counters", public),
         route!(GET "/v1/counters", view::counters, "Counters of packets, drops by reason", public),
+        route!(POST "/v1/explain", explain::explain, "Why a packet goes where it goes (a flow or a frame)", takes_body),
+        route!(GET "/v1/explain/live", explain::live, "The same of what passes, as a stream of JSON lines" [LIVE]),
         route!(GET "/v1/services", view::services, "Services with their real servers", public),
         route!(POST "/v1/services", change::add_service, "Add a service (keys as in [[service]] of the file)", takes_body),
         route!(GET "/v1/services/{kind}/{address}", view::service, "One service", public),
