@@ -43,44 +43,49 @@ in_namespaces! {
         let vip = SocketAddr::new(clinic.topology.layout.vip, 80);
         let connect = |to| {
             let timeout = Duration::from_millis(500);
-            clinic.ns("client").run(|| TcpStream::connect_timeout(&to, timeout).map(drop))
+            clinic.ns("client").run(|| TcpStream::connect_timeout(&to, timeout)?.local_addr())
         };
         assert!((0..100).any(|_| connect(vip).is_ok()), "{}", director.log());
 
-        // live first, so that the flow's answer can be compared with the next connection's
+        // live first, so that a flow's answer can be compared with the next connection's; a connection sends
+        // more than its SYN, and the last packets of the one before may be seen too
         let out = folder.path().join("out.pcapng");
-        let words = ["--live", "tcp and dst port 80", "--count", "1", "-o", "json", "--write", out.to_str().unwrap()];
+        let words = ["--live", "tcp and dst port 80", "--count", "8", "-o", "json", "--write", out.to_str().unwrap()];
         let flow = format!("tcp 192.0.2.1:40000 > {vip}");
         let mut watching = softlvs(&clinic, &control, &words);
-        let watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut watching = watching;
-        // the first connection that it sees is the one that was asked about just before
-        let told = (0..100).find_map(|_| {
-            let told = softlvs(&clinic, &control, &[&flow, "-o", "json"]).output().unwrap();
-            assert_eq!(told.status.code(), Some(0), "{}", text(&told.stderr));
-            connect(vip).unwrap();
-            for _ in 0..100 {
-                if watching.try_wait().unwrap().is_some() {
-                    return Some(serde_json::from_slice::<Report>(&told.stdout).unwrap());
-                }
-                std::thread::sleep(Duration::from_millis(10));
+        let mut watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = Vec::new();
+        for _ in 0..200 {
+            let answer = softlvs(&clinic, &control, &[&flow, "-o", "json"]).output().unwrap();
+            assert_eq!(answer.status.code(), Some(0), "{}", text(&answer.stderr));
+            let answer = serde_json::from_slice::<Report>(&answer.stdout).unwrap();
+            // a server that was not talked to yet is asked for its MAC first
+            assert!(matches!(answer.verdict, Outcome::Sent | Outcome::Waits));
+            told.push((connect(vip).unwrap(), answer));
+            if watching.try_wait().unwrap().is_some() {
+                break;
             }
-            None
-        });
+        }
         let watched = watching.wait_with_output().unwrap();
         assert_eq!(watched.status.code(), Some(0), "{}", text(&watched.stderr));
-        let told = told.expect("nothing was watched");
-        // a server that was not talked to yet is asked for its MAC first
-        assert!(matches!(told.verdict, Outcome::Sent | Outcome::Waits));
-        let live: Live = serde_json::from_str(text(&watched.stdout).trim()).unwrap();
-        assert!(live.report.packet.contains("> 192.0.2.10:80 SYN"), "{}", live.report.packet);
-        assert_eq!(live.report.server, told.server, "the flow's answer is what then happened");
+        let seen: Vec<Live> =
+            text(&watched.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(seen.len(), 8);
+        let mut compared = 0;
+        for live in seen.iter().filter(|l| l.report.packet.contains("> 192.0.2.10:80 SYN")) {
+            let begun = |(client, _): &&(SocketAddr, Report)| live.report.packet.contains(&format!("{client} > "));
+            let Some((_, answer)) = told.iter().find(begun) else { continue };
+            assert_eq!(live.report.server, answer.server, "the flow's answer is what then happened");
+            compared += 1;
+        }
+        assert!(compared > 0, "no beginning was seen: {}", text(&watched.stdout));
+        let live = &seen[0];
 
         let frame = unhex(&live.frame).unwrap();
         let file = std::fs::File::open(&out).unwrap();
         assert_eq!(pcapng::nth(file, 1).unwrap(), Some((Link::Ethernet, frame)));
         match comments(&out) {
-            Some(comments) => assert!(comments.contains(&live.report.server.unwrap()), "{comments}"),
+            Some(comments) => assert!(comments.contains(&live.report.server.clone().unwrap()), "{comments}"),
             None => crate::gate::skip("tshark is not installed"),
         }
 
