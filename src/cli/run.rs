@@ -35,12 +35,16 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         complain(&warning.to_string());
     }
     let plan = &meaning.plan;
-    let door = door(plan.control.as_deref())?;
+    let (door, without) = door(plan.control.as_deref())?;
     let http = plan.http.map(|address| runtime.block_on(listen::open_tcp(address))).transpose()?;
     let proc = plan.proc.clone().map(PathBuf::from);
     let notify = Notify::from_env();
     let (running, state) = Running::start(meaning.plan)?;
     running.introduce(&state);
+    // said only now: when the start fails for another reason, that is what has to be read
+    for why in without {
+        warn!("{why}");
+    }
     let health_plan = state.plan.health.clone();
     let (control, task) = control(running, state)?;
     let health = Health::start(control.clone(), health_plan)?;
@@ -74,20 +78,18 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     result
 }
 
-/// The control socket. Where nobody named one, the director runs without when it is not to be had.
-fn door(configured: Option<&str>) -> Result<Option<Door>, Failure> {
+/// The control socket. Where nobody named one, the director runs without when it is not to be had, and says why.
+fn door(configured: Option<&str>) -> Result<(Option<Door>, Vec<String>), Failure> {
     let Some((path, named)) = listen::path(configured) else {
-        warn!("no control socket: there is no XDG_RUNTIME_DIR; name one with --control PATH");
-        return Ok(None);
+        let why = "no control socket: there is no XDG_RUNTIME_DIR; name one with --control PATH";
+        return Ok((None, vec![why.to_owned()]));
     };
     match Door::open(&path) {
-        Ok(door) => Ok(Some(door)),
+        Ok(door) => Ok((Some(door), Vec::new())),
         Err(failure) if named => Err(failure),
         Err(failure) => {
-            for message in failure.messages() {
-                warn!("{}", message.trim_start_matches("error: ").replace('\n', "; "));
-            }
-            Ok(None)
+            let line = |message: &String| message.trim_start_matches("error: ").replace('\n', "; ");
+            Ok((None, failure.messages().iter().map(line).collect()))
         }
     }
 }

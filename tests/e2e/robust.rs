@@ -118,7 +118,8 @@ fn deleted_under_load(io: Io, ipv6: bool) {
     std::thread::sleep(Duration::from_secs(2));
     let used = processor_time(pid) - before;
     assert!(cell.director.alive(), "it ended when its device was deleted");
-    assert!(used < Duration::from_millis(200), "{used:?} of 2 s used up without a device");
+    // one that spins without a device takes all of it; a TAP that is made again goes on with the load
+    assert!(used < Duration::from_millis(800), "{used:?} of 2 s used up around a deleted device");
     assert!(lines(&cell.director) < said + 10, "it floods its log");
 
     let mut switch = Netlink::open_in(cell.topology.switch_ns()).unwrap();

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -125,6 +126,8 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_softlvs");
 /// wrote to standard error.
 pub fn run_to_end(ns: &NetNs, command: &mut Command) -> (i32, String) {
     let scratch = tempfile::tempdir().unwrap();
+    // also for programs that run as somebody else
+    std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o777)).unwrap();
     command.env("SOFTLVS_CONTROL", scratch.path().join("control.sock")).env_remove("SOFTLVS_CONFIG");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     ns.confine(command).unwrap();
