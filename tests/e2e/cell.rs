@@ -42,6 +42,7 @@ impl Cell {
         if attach.generic {
             toml = toml.replace("\nxdp = ", "\nxdp_mode = \"generic\"\nxdp = ");
         }
+        toml = toml.replace("ports = [\"outside\"]\n", &format!("ports = [\"outside\"]\n{}", attach.web));
         let mut topology = Topology::build(layout, io).unwrap();
         if attach.inherit {
             let director = topology.layout.director().clone();
@@ -136,10 +137,11 @@ impl Cell {
         assert_eq!(shares, fair, "round robin");
     }
 
-    /// Datagrams that fit everywhere, that fit on the wire but in no tunnel, that fit nowhere in one piece.
+    /// Datagrams that fit everywhere, that fit on the wire but in no tunnel, that fit nowhere in one piece; the
+    /// largest leaves room for a tunnel's headers in 65,535 bytes.
     fn fragments(&self) {
         let to = self.udp();
-        for size in [1440, 1466, 4000, 30_000] {
+        for size in [1440, 1466, 4000, 30_000, 64_000] {
             self.client().run(|| traffic::ask_big_udp(to, size)).unwrap();
         }
     }
@@ -462,7 +464,7 @@ pub fn run(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation) {
     run_with(mode, io, ipv6, encapsulation, Attach::default());
 }
 
-/// How the director's ports differ from the usual.
+/// How the director's ports and services differ from the usual.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attach {
     /// XDP in generic mode.
@@ -471,6 +473,8 @@ pub struct Attach {
     pub inherit: bool,
     /// Packet workers; 0 for one.
     pub workers: u8,
+    /// More lines for the TCP service.
+    pub web: &'static str,
 }
 
 pub fn run_with(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation, attach: Attach) {

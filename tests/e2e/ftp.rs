@@ -1,5 +1,5 @@
 //! FTP with a real server (vsftpd) and a real client (curl): passive and active, in the old and in the
-//! extended form, through NAT and FULLNAT, over both families.
+//! extended form, through NAT and FULLNAT, over both families and over ports with and without offload.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -88,7 +88,10 @@ fn fetch(client: &NetNs, vip: IpAddr, file: &Path, way: &[&str]) -> Result<(), S
     if got == traffic::bulk() { Ok(()) } else { Err(format!("{} bytes, not as they were", got.len())) }
 }
 
-fn transfers(mode: Mode, ipv6: bool) {
+fn transfers(mode: Mode, ipv6: bool, io: Io) {
+    if !gate::io(io) {
+        return;
+    }
     for name in ["vsftpd", "curl"] {
         if program(name).is_empty() {
             return gate::skip(&format!("no {name} here: apt-get install {name}"));
@@ -96,7 +99,7 @@ fn transfers(mode: Mode, ipv6: bool) {
     }
     let layout = Layout::new(mode, ipv6, 2, Encapsulation::Ipip);
     let vip = layout.vip;
-    let mut toml = layout.toml(Io::Packet, "rr");
+    let mut toml = layout.toml(io, "rr");
     toml += &format!(
         "\n[[service]]\nname = \"ftp\"\naddress = \"{}\"\nprotocol = \"tcp\"\nscheduler = \"rr\"\n",
         SocketAddr::new(vip, 21)
@@ -104,7 +107,7 @@ fn transfers(mode: Mode, ipv6: bool) {
     for (_, rip) in layout.servers() {
         toml += &format!("[[service.real]]\naddress = \"{}\"\n", SocketAddr::new(rip, 21));
     }
-    let mut topology = Topology::build(layout, Io::Packet).unwrap();
+    let mut topology = Topology::build(layout, io).unwrap();
     topology.prepare_servers().unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let mut servers = Vec::new();
@@ -122,6 +125,7 @@ fn transfers(mode: Mode, ipv6: bool) {
         &scratch.path().join("control.sock"),
     )
     .unwrap();
+    topology.attach_taps(Duration::from_secs(10), || director.alive()).unwrap();
     let client = &topology.node("client").unwrap().ns;
     client.run(|| traffic::wait_for_refusal(SocketAddr::new(vip, 9), || director.alive())).unwrap();
     let file = scratch.path().join("fetched");
@@ -139,23 +143,23 @@ fn transfers(mode: Mode, ipv6: bool) {
     assert!(director.stop(Duration::from_secs(5)), "the director did not end well");
 }
 
-crate::in_namespaces! {
-    fn nat() {
-        transfers(Mode::Nat, false);
-    }
+macro_rules! ways {
+    ($($name:ident: $mode:ident $ipv6:literal $io:ident;)*) => {
+        $(crate::in_namespaces! {
+            fn $name() {
+                transfers(Mode::$mode, $ipv6, Io::$io);
+            }
+        })*
+    };
 }
-crate::in_namespaces! {
-    fn nat6() {
-        transfers(Mode::Nat, true);
-    }
-}
-crate::in_namespaces! {
-    fn fullnat() {
-        transfers(Mode::FullNat, false);
-    }
-}
-crate::in_namespaces! {
-    fn fullnat6() {
-        transfers(Mode::FullNat, true);
-    }
+
+ways! {
+    nat: Nat false Packet;
+    nat6: Nat true Packet;
+    fullnat: FullNat false Packet;
+    fullnat6: FullNat true Packet;
+    nat_tap: Nat false Tap;
+    nat6_tap: Nat true Tap;
+    fullnat_tap: FullNat false Tap;
+    fullnat6_tap: FullNat true Tap;
 }

@@ -6,6 +6,7 @@
 //! * `selftest`: the kernel's own IPVS selftest, re-enacted.
 //! * `host_as_real`, `one_arm`: the director's host as a real server, the director as a neighbour.
 //! * `path_mtu`, `mixed`: smaller MTUs on the way, tunnels of the other family.
+//! * `persistence`: a client stays with its server.
 //! * `router`: forwarding beside services, configuration read again, idling.
 //! * `ftp`: data connections of FTP, with vsftpd and curl.
 //! * `xdp`: what the kernel beside an XDP port sees and does not see, how the program comes and goes.
@@ -30,6 +31,7 @@ mod matrix;
 mod mixed;
 mod one_arm;
 mod path_mtu;
+mod persistence;
 mod robust;
 mod router;
 mod selftest;

@@ -83,7 +83,7 @@ fn crossed(io: Io, vip6: bool, encapsulation: Encapsulation) {
             .run(|| {
                 traffic::upload(to)?;
                 traffic::download(to)?;
-                for size in [1400, 1466, 4000] {
+                for size in [1400, 1466, 4000, 64_000] {
                     traffic::ask_big_udp(to, size)?;
                 }
                 traffic::parallel(to, 20)

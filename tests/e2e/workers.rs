@@ -5,7 +5,7 @@ use softlvs::real::Encapsulation;
 
 use crate::cell::{self, Attach};
 
-const TWO: Attach = Attach { generic: false, inherit: false, workers: 2 };
+const TWO: Attach = Attach { generic: false, inherit: false, workers: 2, web: "" };
 
 macro_rules! cells {
     ($($name:ident: $mode:ident $io:ident $ipv6:literal;)*) => {

@@ -23,7 +23,7 @@ macro_rules! cells {
     ($($name:ident: $mode:ident $ipv6:literal $generic:literal $inherit:literal;)*) => {
         $(crate::in_namespaces! {
             fn $name() {
-                let attach = Attach { generic: $generic, inherit: $inherit, workers: 1 };
+                let attach = Attach { generic: $generic, inherit: $inherit, workers: 1, web: "" };
                 cell::run_with(Mode::$mode, Io::Xdp, $ipv6, Encapsulation::Ipip, attach);
             }
         })*
