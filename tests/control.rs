@@ -243,6 +243,106 @@ fn the_texts_of_proc_are_kept_below_a_folder_and_metrics_on_loopback() {
 }
 
 #[test]
+fn others_look_over_tls_with_a_token_and_get_the_new_ones_after_sighup() {
+    let Some(place) = Place::new() else { return };
+    for tool in ["curl", "openssl"] {
+        if Command::new(tool).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "no {tool} here");
+            println!("skipped: no {tool} here");
+            return;
+        }
+    }
+    let folder = place.path().display();
+    let file = format!(
+        "[director]\nhttp = \"0.0.0.0:9443\"\nhttp_token_file = \"{folder}/token\"\n\
+         http_certificate_file = \"{folder}/cert.pem\"\nhttp_key_file = \"{folder}/key.pem\"\n\
+         [[port]]\ntap = \"softlvs0\"\naddresses = [\"10.9.0.2/24\"]\n[[service]]\naddress = \"10.9.0.100:80\"\n\
+         [[service.real]]\naddress = \"10.9.0.11\"\n"
+    );
+    fs::write(place.path().join("live"), file).unwrap();
+    place.run(
+        "umask 077; cd \"$D\"\n\
+         make() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=x -keyout $1.key -out $1.crt \
+            -addext subjectAltName=DNS:director.example >/dev/null 2>&1 || exit 1; }\n\
+         make a; make b; ip address add 192.0.2.7/32 dev lo\n\
+         openssl rand -hex 32 >token; cp token old; tr 0-9a-f 1-9a-f0 <token >wrong; cp a.crt cert.pem; cp b.key key.pem\n\
+         \"$B\" --config live 2>err; [ $? = 2 ] && grep -q 'http_key_file: .*it is not the key of the certificate' err || exit 2\n\
+         cp a.key key.pem; chmod 644 token\n\
+         \"$B\" --config live 2>err; [ $? = 2 ] && grep -q 'help: chmod 600 .*/token' err || exit 3\n\
+         chmod 600 token; start --config live\n\
+         grep -q 'https://0.0.0.0:9443/metrics' log || exit 4\n\
+         ask() { CA=$1 T=$2; shift 2; curl -sS -m 5 --cacert $CA.crt --resolve director.example:9443:192.0.2.7 ${T:+-H \"authorization: Bearer $(cat $T)\"} \"$@\"; }\n\
+         code() { ask \"$@\" -o /dev/null -w '%{http_code}'; }\n\
+         U=https://director.example:9443\n\
+         ask a old -f $U/metrics | grep -q '^softlvs_' || exit 5\n\
+         ask a old -f $U/v1/services | grep -q 10.9.0.100:80 || exit 6\n\
+         [ $(code a '' $U/metrics) = 401 ] && [ $(code a '' $U/healthz) = 401 ] && [ $(code a wrong $U/metrics) = 401 ] || exit 7\n\
+         ask a '' -D - $U/metrics | grep -qi '^www-authenticate: Bearer' || exit 8\n\
+         [ $(code a old -X DELETE $U/v1/services/tcp/10.9.0.100:80) = 403 ] && [ $(code a old $U/v1/config) = 403 ] || exit 9\n\
+         [ $(code a old -H 'Host: evil.example:9443' $U/metrics) = 421 ] || exit 10\n\
+         [ $(code a old -k https://192.0.2.7:9443/metrics) = 200 ] || exit 11\n\
+         ask b old $U/metrics >/dev/null 2>err; [ $? = 60 ] || exit 12\n\
+         curl -sS -m 5 http://192.0.2.7:9443/metrics | grep -q 'TLS is spoken here' || exit 13\n\
+         echo x >token; cp b.crt cert.pem; cp b.key key.pem; kill -HUP $PID\n\
+         n=0; until grep -q 'refused, what runs stays' log; do n=$((n+1)); [ $n -lt 200 ] || exit 14; sleep 0.05; done\n\
+         grep -q 'http_token_file: .*line 1 has 1 characters' log && [ $(code a old $U/metrics) = 200 ] || exit 15\n\
+         openssl rand -hex 32 >token; kill -HUP $PID\n\
+         n=0; until grep -q 'configuration read again' log; do n=$((n+1)); [ $n -lt 200 ] || exit 16; sleep 0.05; done\n\
+         [ $(code b token $U/metrics) = 200 ] && [ $(code b old $U/metrics) = 401 ] || exit 17\n\
+         ask a token $U/metrics >/dev/null 2>err; [ $? = 60 ] || exit 18\n\
+         i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo url=$U/metrics; echo output=/dev/null; done >many\n\
+         ask b '' -w '%{http_code}\\n' -K many >codes; grep -q 429 codes || { cat codes; exit 19; }\n\
+         ! grep -q \"$(cat token)\" log && ! grep -q \"$(cat old)\" log || exit 20\n",
+    );
+}
+
+#[test]
+fn those_who_never_finish_their_handshake_keep_nobody_else_out() {
+    let Some(place) = Place::new() else { return };
+    if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "no python3 here");
+        println!("skipped: no python3 here");
+        return;
+    }
+    let folder = place.path().display();
+    let file = format!(
+        "[director]\nhttp = \"[::]:9443\"\nhttp_token_file = \"{folder}/token\"\n\
+         http_certificate_file = \"{ROOT}/tests/probe/server.pem\"\nhttp_key_file = \"{folder}/key.pem\"\n\
+         [[port]]\ntap = \"softlvs0\"\naddresses = [\"10.9.0.2/24\"]\n"
+    );
+    fs::write(place.path().join("live"), file).unwrap();
+    let client = r#"
+import os, socket, ssl
+def dial(source):
+    s = socket.socket(socket.AF_INET)
+    s.settimeout(5)
+    s.bind((source, 0))
+    s.connect(('192.0.2.7', 9443))
+    return s
+held = []
+for i in range(200):
+    s = dial('192.0.2.8')
+    try: s.send([b'', b'\x16', b'\x16\x03\x01\xff\xff' + b'a' * 100, b'\0' * 9][i % 4])
+    except OSError: pass
+    held.append(s)
+context = ssl.create_default_context(cafile=os.environ['PEM'])
+s = context.wrap_socket(dial('192.0.2.9'), server_hostname='www.example.org')
+token = open('token').read().strip()
+head = f'GET /healthz HTTP/1.1\r\nHost: www.example.org:9443\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n'
+s.sendall(head.encode())
+answer = b''
+while piece := s.recv(4096): answer += piece
+assert answer.startswith(b'HTTP/1.1 200'), answer
+"#;
+    fs::write(place.path().join("client.py"), client).unwrap();
+    place.run(&format!(
+        "umask 077; cd \"$D\"; export PEM={ROOT}/tests/probe/server.pem; cp $PEM key.pem\n\
+         echo 0123456789abcdef >token; for a in 7 8 9; do ip address add 192.0.2.$a/32 dev lo; done\n\
+         start --config live; python3 client.py || exit 1; ! grep -q panicked log || exit 2\n"
+    ));
+}
+
+#[test]
 fn reloads_lose_no_packet_and_keep_no_descriptor_and_a_broken_file_changes_nothing() {
     let Some(place) = Place::new() else { return };
     let file = |weight: u32| {

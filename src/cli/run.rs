@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -12,9 +13,11 @@ use super::error::{Failure, complain};
 use super::mean::{Meaning, mean};
 use crate::io::sys::monotonic_usec;
 use crate::serve::control::control;
+use crate::serve::entry::Entry;
 use crate::serve::health::Health;
 use crate::serve::listen::{self, Door};
 use crate::serve::notify::Notify;
+use crate::serve::tcp::TcpDoor;
 use crate::serve::{Control, Running, proc_files};
 
 /// Runs the director until SIGTERM or SIGINT.
@@ -36,7 +39,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     let plan = &meaning.plan;
     let (door, without) = door(plan.control.as_deref())?;
-    let http = plan.http.map(|address| runtime.block_on(listen::open_tcp(address))).transpose()?;
+    let entry = plan.http.clone().map(Entry::open).transpose()?.map(Arc::new);
+    let http = entry.clone().map(|entry| runtime.block_on(TcpDoor::open(entry))).transpose()?;
     let proc = plan.proc.clone().map(PathBuf::from);
     let notify = Notify::from_env();
     let (running, state) = Running::start(meaning.plan)?;
@@ -53,7 +57,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let (running, result) = runtime.block_on(async {
         let task = task.run(stopping);
         let signals = async {
-            stay(args, &control, signals, &notify).await;
+            stay(args, &control, entry.as_deref(), signals, &notify).await;
             notify.tell("STOPPING=1");
             health.stop().await;
             // the task may have ended by itself
@@ -62,7 +66,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         let doors = async {
             tokio::join!(
                 optional(door.map(|d| d.serve(control.clone()))),
-                optional(http.map(|h| listen::serve_tcp(h, control.clone()))),
+                optional(http.map(|h| h.serve(control.clone()))),
                 optional(proc.map(|folder| proc_files::serve(folder, control.clone()))),
                 alive(&control, &notify),
             )
@@ -131,29 +135,45 @@ impl Signals {
     }
 }
 
-async fn stay(args: &RunArgs, control: &Control, mut signals: Signals, notify: &Notify) {
+async fn stay(
+    args: &RunArgs,
+    control: &Control,
+    entry: Option<&Entry>,
+    mut signals: Signals,
+    notify: &Notify,
+) {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break info!("stopping on SIGTERM"),
             _ = signals.interrupt.recv() => break info!("stopping on SIGINT"),
             _ = signals.reload.recv() => {
                 notify.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
-                reload(args, control).await;
+                reload(args, control, entry).await;
                 notify.tell("READY=1");
             }
         }
     }
 }
 
-/// Reads the file again: validated whole, applied whole, or refused with what runs left as it is.
-async fn reload(args: &RunArgs, control: &Control) {
+/// Reads the file again, and tokens and certificate: validated whole, applied whole, or refused with what runs
+/// left as it is.
+async fn reload(args: &RunArgs, control: &Control, entry: Option<&Entry>) {
     let done = match mean(args) {
         Ok(Meaning { file: None, .. }) => return warn!("SIGHUP: there is no file to read again"),
         Ok(meaning) => {
             for warning in &meaning.plan.warnings {
                 complain(&warning.to_string());
             }
-            control.apply(meaning.plan, false).await
+            match entry.map(Entry::read_again).transpose() {
+                Ok(renewal) => {
+                    let applied = control.apply(meaning.plan, false).await;
+                    if let (Some(entry), Some(renewal), true) = (entry, renewal, applied.is_ok()) {
+                        entry.renew(renewal);
+                    }
+                    applied
+                }
+                Err(failure) => Err(failure),
+            }
         }
         Err(failure) => Err(failure),
     };

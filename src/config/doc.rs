@@ -97,6 +97,9 @@ pub struct DirectorDoc {
     pub control: Option<At<String>>,
     pub proc: Option<At<String>>,
     pub http: Option<At<SocketAddr>>,
+    pub http_token_file: Option<At<String>>,
+    pub http_certificate_file: Option<At<String>>,
+    pub http_key_file: Option<At<String>>,
     pub notify_fifo: Option<At<String>>,
 }
 
@@ -292,6 +295,9 @@ fn director(t: &View<'_>, r: &mut Report) -> DirectorDoc {
         control: t.text("control", plain, r),
         proc: t.text("proc", plain, r),
         http: t.text("http", values::socket, r),
+        http_token_file: t.text("http_token_file", values::path, r),
+        http_certificate_file: t.text("http_certificate_file", values::path, r),
+        http_key_file: t.text("http_key_file", values::path, r),
         notify_fifo: t.text("notify_fifo", plain, r),
     }
 }

@@ -112,6 +112,24 @@ const DIRECTOR: &[Key] = &[
     ),
     key("http", Kind::Text(Form::Socket), "\"127.0.0.1:9980\"", "Address for metrics and the read-only API."),
     key(
+        "http_token_file",
+        Kind::Text(Form::Path),
+        "\"/etc/softlvs/http-token\"",
+        "File with the tokens that may ask at `http`, one a line.",
+    ),
+    key(
+        "http_certificate_file",
+        Kind::Text(Form::Path),
+        "\"/etc/softlvs/http-certificate.pem\"",
+        "Certificate of `http` with those that vouch for it, PEM; with it TLS is spoken there.",
+    ),
+    key(
+        "http_key_file",
+        Kind::Text(Form::Path),
+        "\"/etc/softlvs/http-key.pem\"",
+        "Private key of that certificate, PEM.",
+    ),
+    key(
         "notify_fifo",
         Kind::Text(Form::Path),
         "\"/run/softlvs/notify\"",

@@ -63,6 +63,26 @@ pub struct PortSetup {
     pub host_addresses: Vec<Cidr>,
 }
 
+/// Metrics and the read-only API over TCP: where, and who may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpPlan {
+    /// Address to listen on.
+    pub address: SocketAddr,
+    /// File with tokens, one of which must be shown.
+    pub token_file: Option<String>,
+    /// TLS, in files in PEM.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Certificate and key of a TLS server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Its certificate, then those that vouch for it.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+}
+
 /// The configuration as it will run.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -74,8 +94,8 @@ pub struct Plan {
     pub control: Option<String>,
     /// Folder for the texts of `/proc/net/ip_vs`.
     pub proc: Option<String>,
-    /// Address of the HTTP listener.
-    pub http: Option<SocketAddr>,
+    /// Metrics and the read-only API over TCP.
+    pub http: Option<HttpPlan>,
     /// Route what is not ours.
     pub forwarding: bool,
     /// FTP through nat and fullnat.

@@ -102,8 +102,15 @@ fn director(out: &mut String, plan: &Plan) {
     if let Some(path) = &plan.health.fifo {
         line(out, "notify_fifo", quoted(path));
     }
-    if let Some(http) = plan.http {
-        line(out, "http", quoted(&http.to_string()));
+    if let Some(http) = &plan.http {
+        line(out, "http", quoted(&http.address.to_string()));
+        if let Some(file) = &http.token_file {
+            line(out, "http_token_file", quoted(file));
+        }
+        if let Some(tls) = &http.tls {
+            line(out, "http_certificate_file", quoted(&tls.certificate));
+            line(out, "http_key_file", quoted(&tls.key));
+        }
     }
 }
 

@@ -210,6 +210,17 @@ pub fn cidr_or_ip(s: &str) -> Result<Cidr, Complaint> {
     if s.contains('/') { cidr(s) } else { ip(s).map(Cidr::host) }
 }
 
+/// The path of a file.
+///
+/// # Errors
+/// There is none.
+pub fn path(s: &str) -> Result<String, Complaint> {
+    if s.is_empty() || s.contains('\0') {
+        return Err(Complaint::new("it names no file", "write the path of a file"));
+    }
+    Ok(s.to_owned())
+}
+
 /// A MAC address that a station can have.
 ///
 /// # Errors

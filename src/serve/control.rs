@@ -534,7 +534,7 @@ fn keep_doors(now: &Plan, next: &mut Plan) -> Result<(), Failure> {
     if next.proc.is_some() && next.proc != now.proc {
         return refuse("director.proc");
     }
-    (next.control, next.http, next.proc) = (now.control.clone(), now.http, now.proc.clone());
+    (next.control, next.http, next.proc) = (now.control.clone(), now.http.clone(), now.proc.clone());
     Ok(())
 }
 

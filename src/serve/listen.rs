@@ -1,16 +1,15 @@
-//! The doors: the control socket for the owner, and a TCP port on this host for those who may look.
+//! The control socket, for the owner.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::unistd::geteuid;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Control;
 use super::http::guard::Trust;
@@ -18,7 +17,7 @@ use super::http::{Context, connection};
 use crate::failure::Failure;
 
 /// Connections of a door at a time; more wait until one ends.
-const CONNECTIONS: usize = 128;
+pub(super) const CONNECTIONS: usize = 128;
 /// Mode of the control socket: its owner's only.
 const MODE: u32 = 0o600;
 
@@ -135,44 +134,8 @@ impl Drop for Door {
     }
 }
 
-/// Opens the TCP port.
-///
-/// # Errors
-/// It is not to be had.
-pub async fn open_tcp(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|e| {
-        Failure::run(
-            format!("cannot listen on {address}"),
-            e.to_string(),
-            "choose another address with --http",
-        )
-    })
-}
-
-/// Lets everybody of this host look, for as long as the task runs.
-pub async fn serve_tcp(listener: TcpListener, control: Control) {
-    let Ok(address) = listener.local_addr() else { return };
-    info!("http://{address}/metrics");
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(e) => {
-                pause("HTTP port", &e).await;
-                continue;
-            }
-        };
-        let context = Context { control: control.clone(), trust: Trust::Reader(address) };
-        tokio::spawn(async move {
-            connection(stream, context).await;
-            drop(place);
-        });
-    }
-}
-
 /// No descriptors left, and the like: they come back.
-async fn pause(what: &str, e: &io::Error) {
+pub(super) async fn pause(what: &str, e: &io::Error) {
     warn!("{what}: {e}");
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
 }

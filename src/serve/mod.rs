@@ -3,6 +3,8 @@
 
 mod claims;
 pub mod control;
+mod credentials;
+pub mod entry;
 pub mod health;
 mod host_side;
 pub mod http;
@@ -11,6 +13,7 @@ pub mod notify;
 mod ports;
 pub mod proc_files;
 pub mod running;
+pub mod tcp;
 pub mod tended;
 pub mod workers;
 

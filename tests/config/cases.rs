@@ -720,5 +720,41 @@ fn cases() -> Vec<Case> {
                 "10:10 service[0].real[0].tunnel | an MTU of 1290 leaves too little for packets inside this tunnel | raise the port's `mtu` to 1304 or more",
             ],
         ),
+        case(
+            "http for others without protection",
+            port("[director]\nhttp = \"0.0.0.0:9980\""),
+            &[
+                "5:8 director.http | 0.0.0.0:9980 can be reached by others, and there is neither a token nor TLS | write 127.0.0.1:PORT or [::1]:PORT, or add http_token_file, http_certificate_file and http_key_file",
+            ],
+        ),
+        case(
+            "http for others with a token alone",
+            port("[director]\nhttp = \"[2001:db8::2]:9980\"\nhttp_token_file = \"/t\""),
+            &[
+                "5:8 director.http | [2001:db8::2]:9980 can be reached by others, and there is no TLS: whoever listens on the way learns the token | add http_certificate_file and http_key_file",
+            ],
+        ),
+        case(
+            "http for others with TLS alone",
+            port("[director]\nhttp = \"192.0.2.2:9980\"\nhttp_certificate_file = \"/c\"\nhttp_key_file = \"/k\""),
+            &[
+                "5:8 director.http | 192.0.2.2:9980 can be reached by others, and there is no token | add http_token_file = \"/etc/softlvs/http-token\"",
+            ],
+        ),
+        case(
+            "half of TLS",
+            port("[director]\nhttp = \"192.0.2.2:9980\"\nhttp_token_file = \"/t\"\nhttp_key_file = \"/k\""),
+            &[
+                "7:17 director.http_key_file | the private key has no certificate | add http_certificate_file = \"/etc/softlvs/http-certificate.pem\"",
+            ],
+        ),
+        case(
+            "protection of nothing, and files without a name",
+            port("[director]\nhttp_token_file = \"/t\"\nhttp_certificate_file = \"\""),
+            &[
+                "5:19 director.http_token_file | there is no `http` that it could protect | add http = \"0.0.0.0:9980\" (or --http), or leave it out",
+                "6:25 director.http_certificate_file | it names no file | write the path of a file",
+            ],
+        ),
     ]
 }

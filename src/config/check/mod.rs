@@ -3,6 +3,7 @@
 //! All errors are found in one run. A rule whose inputs are wrong themselves is left out, so that one
 //! mistake makes one message.
 
+mod doors;
 mod health;
 mod ports;
 mod reach;
@@ -73,20 +74,14 @@ fn plan(doc: &Doc, report: &mut Report) -> Plan {
     let health = health::check(doc, &services, report);
     let d = &doc.director;
     let workers = workers(doc, report);
-    if let Some(http) = d.http.as_ref().filter(|h| !h.value.ip().is_loopback()) {
-        report.error(
-            &http.place,
-            format!("{} can be reached by others, and there is neither a token nor TLS", http.value),
-            "write 127.0.0.1:PORT or [::1]:PORT and put a proxy with TLS in front, or go through `ssh -L`",
-        );
-    }
+    let http = doors::http(d, report);
     let limit = d.connection_limit.as_ref().map_or(DEFAULT_CONNECTION_LIMIT, |l| l.value);
     Plan {
         connection_limit: limit,
         workers,
         control: d.control.as_ref().map(|c| c.value.clone()),
         proc: d.proc.as_ref().map(|p| p.value.clone()),
-        http: d.http.as_ref().map(|h| h.value),
+        http,
         forwarding: d.forwarding.as_ref().is_some_and(|f| f.value),
         ftp: match d.ftp.as_ref().is_none_or(|f| f.value) {
             true => FtpHelper::On,
