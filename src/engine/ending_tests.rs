@@ -81,6 +81,34 @@ fn datagrams_to_a_dead_server_go_to_another_one_at_once() {
 }
 
 #[test]
+fn a_connection_that_begins_on_the_tuple_of_one_to_a_dead_server_goes_to_another_one() {
+    for v6 in [false, true] {
+        let n = net(v6);
+        let k = key(&n, Proto::Tcp);
+        let mut c = catalog(Forward::Nat, Proto::Tcp);
+        let mut e = start(&mut c);
+        let dead = establish(&mut e, &n, 4000, 0);
+        let other = establish(&mut e, &n, 4001, 0);
+        assert_ne!(dead, other);
+        assert!(c.set_ending(&k, dead.ip(), dead.port(), Ending::Dead));
+        c.edit_dest(&k, crate::svc::DestSpec { weight: 0, ..dest(dead.ip(), dead.port(), Forward::Nat) })
+            .unwrap();
+        e.on_snapshot(Mono::from_millis(10), c.commit());
+        let at = Mono::from_millis(20);
+        // what was established is left alone
+        let (_, sent) = give(&mut e, at, WAN, &from_client(&n, Proto::Tcp, 4000, 16, b"y"));
+        assert_eq!(told(&sent[0]).1, dead);
+        let (_, sent) = give(&mut e, at, WAN, &from_client(&n, Proto::Tcp, 4000, 2, b""));
+        assert_ne!(told(&sent[0]).1, dead);
+        assert_eq!(e.connection_count(), 2);
+        e.check().unwrap();
+        // a SYN on a connection to a living server changes nothing
+        let (_, sent) = give(&mut e, at, WAN, &from_client(&n, Proto::Tcp, 4001, 2, b""));
+        assert_eq!(told(&sent[0]).1, other);
+    }
+}
+
+#[test]
 fn at_the_deadline_of_a_drain_both_ends_get_a_reset_they_accept() {
     for forward in [Forward::Nat, Forward::FullNat] {
         let n = net(false);

@@ -167,6 +167,10 @@ fn starts_anew<A: IpFamily>(sysctl: &Sysctl, conn: &Conn<A>, dest: &Dest) -> boo
     if sysctl.expire_nodest_conn && dest.weight() == 0 {
         return true;
     }
+    // nobody would answer (docs/differences.md)
+    if dest.ending == Ending::Dead && conn.flags & flag::CHILD == 0 {
+        return true;
+    }
     let unanswered = conn.flags & flag::NO_OUTPUT != 0;
     // connections of a template and data connections of FTP are left where they are
     let controlled = conn.flags & (flag::CONTROLLED | flag::CHILD) != 0;

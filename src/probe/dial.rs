@@ -144,7 +144,9 @@ impl Dialer {
 
     /// The host's kernel has no way there, and nobody said that it should be the one to ask.
     pub(super) fn instead(&self, job: &Job, e: &io::Error) -> bool {
-        let no_way = e.raw_os_error() == Some(nix::libc::ENETUNREACH);
+        use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT, ENETUNREACH};
+        // no route, no address of that family, no such family
+        let no_way = matches!(e.raw_os_error(), Some(ENETUNREACH | EADDRNOTAVAIL | EAFNOSUPPORT));
         no_way && job.check.via.is_none() && job.check.bind.is_none() && self.stack.is_some()
     }
 

@@ -180,7 +180,8 @@ pub enum Ending {
     /// They go on.
     #[default]
     No,
-    /// The server is known to be dead: datagrams of known flows are scheduled anew.
+    /// The server is known to be dead: datagrams of known flows, and connections that begin on the tuple of an
+    /// old one, are scheduled anew.
     Dead,
     /// The deadline of its drain is over: both ends get a reset.
     Cut,

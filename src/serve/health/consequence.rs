@@ -132,14 +132,17 @@ impl Watch {
         let workers = self.control.workers().clone();
         let name = service_name(&service);
         tokio::spawn(async move {
-            let mut asked = 0;
+            let mut ended = 0;
             for (how, wait) in [(Cut::Ask, PATIENCE), (Cut::Ask, PATIENCE), (Cut::Force, Duration::ZERO)] {
+                let mut seen = 0;
                 for worker in 0..workers.count() {
-                    asked = asked.max(pass(&workers, worker, id, how).await);
+                    seen += pass(&workers, worker, id, how).await;
                 }
+                // those that were there the first time
+                ended = ended.max(seen);
                 tokio::time::sleep(wait).await;
             }
-            info!("{at} of {name}: {asked} connections were ended");
+            info!("{at} of {name}: {ended} connections were ended");
         });
     }
 }
