@@ -128,6 +128,9 @@ pub struct RunArgs {
     /// Take services, real servers and checks from a keepalived.conf
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     pub keepalived: Option<PathBuf>,
+    /// Take the lines of keepalived.conf that are for this instance (@ID) [default: the host's name]
+    #[arg(long, value_name = "ID", requires = "keepalived")]
+    pub config_id: Option<String>,
 
     /// Port on a TAP device, made when it is not there (repeatable)
     #[arg(long, value_name = "NAME", help_heading = "Ports")]
@@ -199,6 +202,7 @@ pub struct RunArgs {
 const IMPORT_EXAMPLES: &str = "\
 Examples:
   softlvs import /etc/keepalived/keepalived.conf
+  softlvs import --config-id lb1 /etc/keepalived/keepalived.conf
   softlvs import rules.txt
   ipvsadm -S -n | softlvs import -";
 
@@ -208,6 +212,9 @@ Examples:
 pub struct ImportArgs {
     /// keepalived.conf or the output of `ipvsadm -S -n`, `-` for standard input
     pub file: PathBuf,
+    /// Take the lines of keepalived.conf that are for this instance (@ID) [default: the host's name]
+    #[arg(long, value_name = "ID")]
+    pub config_id: Option<String>,
 }
 
 const CHECK_EXAMPLES: &str = "\

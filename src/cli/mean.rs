@@ -35,7 +35,7 @@ pub fn mean(args: &RunArgs) -> Result<Meaning, Failure> {
     let has_port = [&args.tap, &args.tun, &args.packet, &args.xdp, &args.port].iter().any(|p| !p.is_empty());
     let default = Path::new(DEFAULT_FILE);
     if let Some(path) = args.keepalived.as_ref() {
-        let imported = super::import::read(path)?;
+        let imported = super::import::read(path, args.config_id.as_deref())?;
         return resolve(args, Some(path.clone()), imported.text);
     }
     let file = match &args.config {

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod error;
 pub mod explain;
 mod import;
+mod include;
 pub mod ipvsadm;
 pub mod lab;
 pub mod manual;

@@ -154,7 +154,8 @@ pub const VERSIONS: [(&str, HttpVersion); 3] =
     [("1.0", HttpVersion::V10), ("1.0C", HttpVersion::V10Close), ("1.1", HttpVersion::V11)];
 const STARTS: [(&str, Start); 3] = [("up", Start::Up), ("down", Start::Down), ("first", Start::First)];
 /// Ways of a check.
-pub const VIAS: [(&str, Via); 3] = [("host", Via::Host), ("director", Via::Director), ("vip", Via::Vip)];
+pub const VIAS: [(&str, Via); 4] =
+    [("host", Via::Host), ("real", Via::Real), ("director", Via::Director), ("vip", Via::Vip)];
 const PANIC: [(&str, PanicUse); 3] =
     [("all", PanicUse::All), ("none", PanicUse::None), ("sorry", PanicUse::Sorry)];
 const STATES: [(&str, StateWord); 3] =

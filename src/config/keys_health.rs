@@ -53,9 +53,9 @@ pub const CHECK: &[Key] = &[
     ),
     key(
         "via",
-        Kind::Choice(&["host", "director", "vip"]),
+        Kind::Choice(&["host", "real", "director", "vip"]),
         "\"vip\"",
-        "From the host's network stack, from the director's address, or from there to the virtual address the way the traffic goes; default: vip in tun and dr, else host.",
+        "From the host's network stack, from there or the director's address where the host has no way (real), from the director's address, or from there to the virtual address the way the traffic goes (vip); default: vip in tun and dr, else real.",
     ),
     key("address", Kind::Text(Form::Ip), "\"10.1.0.11\"", "Address to ask; default: the real server's."),
     key("port", Kind::Int(1, 65535), "8081", "Port to ask; default: the real server's."),

@@ -1,5 +1,6 @@
 //! Taking a configuration: what stays keeps what is known of it.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ impl Monitor {
             t.users.clear();
         }
         let mut before = std::mem::take(&mut self.services);
+        let known: HashSet<ServiceKey> = before.keys().copied().collect();
         self.order = plan.services.iter().map(|s| s.key).collect();
         for spec in &plan.services {
             let old = before.remove(&spec.key);
@@ -67,7 +69,7 @@ impl Monitor {
         self.drop_unused();
         for key in self.order.clone() {
             self.changed.insert(key);
-            self.decide(now, key, first);
+            self.decide(now, key, first || !known.contains(&key));
         }
         self.start(now);
         self.plan_ramps(now);
@@ -170,6 +172,7 @@ impl Monitor {
 fn endpoint(service: &ServiceHealth, real: &RealHealth, check: usize, spec: &CheckSpec) -> Endpoint {
     let by_vip = !real.forward.translates();
     let via = match spec.via {
+        Some(Via::Real) => Via::Host,
         Some(via) => via,
         None if by_vip && spec.address.is_none() && spec.kind.is_remote() => Via::Vip,
         None => Via::Host,

@@ -283,6 +283,7 @@ impl Monitor {
         }
     }
 
+    /// `first`: the service is looked at for the first time.
     pub(super) fn decide(&mut self, now: Mono, key: ServiceKey, first: bool) {
         let Some(s) = self.services.get(&key) else { return };
         let views: Vec<View> = s
@@ -319,7 +320,8 @@ impl Monitor {
             changed = true;
         }
         (s.standing, s.alive) = (after, alive);
-        if before.quorum != after.quorum {
+        // what is believed before there are results is no news (keepalived's `alpha` is silent too)
+        if before.quorum != after.quorum && !first {
             say(match after.quorum {
                 true => Event::QuorumGained { service: key, alive, quorum },
                 false => Event::QuorumLost { service: key, alive, quorum },

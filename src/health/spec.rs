@@ -167,6 +167,8 @@ pub enum Via {
     /// From the host's own network stack.
     #[default]
     Host,
+    /// To the real server's address: from the host, or from the director where the host has no way there.
+    Real,
     /// From the director itself, to the real server's address.
     Director,
     /// From the director itself, to the virtual address the way the traffic goes (tun, dr).

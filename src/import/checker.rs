@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::tree::Node;
+use super::words::parameters;
 use super::{Notes, Source, list, quoted};
 use crate::config::doc_health;
 
@@ -148,7 +149,7 @@ pub(super) fn lower(
     }
     let _ = writeln!(head, "dampening = false");
     if by_host && !matches!(n.name.as_str(), "MISC_CHECK" | "FILE_CHECK") {
-        let _ = writeln!(head, "via = \"host\"");
+        let _ = writeln!(head, "via = \"real\"");
     }
     if t.alpha == Some(true) {
         let _ = writeln!(head, "start = \"down\"");
@@ -489,11 +490,7 @@ fn misc(n: &Node, rest: &[&Node], notes: &mut Notes) -> Option<String> {
 /// A program with its arguments, from one quoted string or several words. One without a path is looked
 /// for by `env`.
 pub(super) fn command(n: &Node) -> Vec<String> {
-    let mut argv: Vec<String> = if n.args.len() == 1 {
-        n.args[0].split_whitespace().map(|w| w.trim_matches(['\'', '"']).to_owned()).collect()
-    } else {
-        n.args.clone()
-    };
+    let mut argv: Vec<String> = if n.args.len() == 1 { parameters(&n.args[0]) } else { n.args.clone() };
     if argv.first().is_some_and(|p| !p.starts_with('/')) {
         argv.insert(0, "/usr/bin/env".to_owned());
     }

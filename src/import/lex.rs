@@ -1,44 +1,74 @@
-//! The syntax of `keepalived.conf`: words, quotes, comments, blocks, includes, conditions, definitions.
+//! The syntax of `keepalived.conf`: files that include others, conditions, sequences, definitions, lines.
+//!
+//! A line goes through these steps, as keepalived's documentation tells them: its comment is cut off; `include`
+//! is seen; `@id` decides whether it counts; a sequence gives a line for each value; `$NAME=VALUE` defines;
+//! definitions are put in, those of several lines as lines of their own; what is left are words.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::define::{Definitions, Put, definition};
+use super::sequence;
 use super::tree::{Line, Node, build};
+use super::words::{without_comment, words};
 use super::{Notes, Source};
 
-/// Reads what a file includes.
+/// Reads what a file includes, and says what a file asks of its host.
 pub trait Files {
-    /// The files that a pattern names (`*`, `?`), with their text, in the order of their names.
+    /// The files that a pattern names (as a shell does), with their text, in the order of their names.
     ///
     /// # Errors
     /// Why there are none.
     fn read(&mut self, from: &str, pattern: &str) -> Result<Vec<(String, String)>, String>;
+    /// The id that lines with `@id` are for: keepalived's `--config-id`.
+    fn instance(&self) -> String {
+        String::new()
+    }
+    /// A variable of the environment.
+    fn variable(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
+    /// Any number.
+    fn random(&mut self) -> u64 {
+        0
+    }
 }
 
 /// Most files of one configuration.
 pub const MAX_FILES: usize = 1000;
 /// Most lines, those of sequences among them.
 const MAX_LINES: usize = 200_000;
+/// Most bytes of all lines, those that definitions and sequences make among them.
+const MAX_BYTES: usize = 16 << 20;
 /// Deepest include.
 const DEEPEST: usize = 16;
-/// Longest line after substitution.
-const LONGEST: usize = 64 * 1024;
-/// Most substitutions in one line.
-const SUBSTITUTIONS: usize = 1000;
+/// Deepest definition of several lines in another one, and sequence after another one.
+const NESTED: usize = 32;
 
 struct Reader<'a> {
     files: &'a mut dyn Files,
     notes: &'a mut Notes,
     lines: Vec<Line>,
-    definitions: HashMap<String, Vec<String>>,
+    definitions: Definitions,
+    instance: String,
     read: usize,
+    bytes: usize,
     full: bool,
 }
 
 /// The statements of a file with everything it includes.
 pub(super) fn read(text: &str, name: &str, files: &mut dyn Files, notes: &mut Notes) -> Vec<Node> {
-    let mut reader =
-        Reader { files, notes, lines: Vec::new(), definitions: HashMap::new(), read: 1, full: false };
+    let instance = files.instance();
+    let mut reader = Reader {
+        files,
+        notes,
+        lines: Vec::new(),
+        definitions: Definitions::default(),
+        instance,
+        read: 1,
+        bytes: 0,
+        full: false,
+    };
     reader.file(text, name, 0);
     let lines = reader.lines;
     build(lines, notes)
@@ -50,78 +80,103 @@ impl Reader<'_> {
         let mut lines = text.lines().enumerate();
         while let Some((i, raw)) = lines.next() {
             let at = Source { file: file.clone(), line: i + 1 };
-            let text = raw.trim();
-            if let Some((name, value)) = definition(text) {
-                let mut value = vec![value.to_owned()];
-                // a backslash at the end carries the definition on to the next line
-                while value.last().is_some_and(|l| l.ends_with('\\')) {
-                    if let Some(last) = value.last_mut() {
-                        last.pop();
-                        last.truncate(last.trim_end().len());
-                    }
-                    match lines.next() {
-                        Some((_, more)) => value.push(more.trim().to_owned()),
-                        None => break,
-                    }
-                }
-                value.retain(|l| !l.is_empty());
-                self.definitions.insert(name.to_owned(), value);
+            let text = without_comment(raw.trim());
+            if let Some(pattern) = included(text) {
+                self.include(&at, &pattern, depth);
                 continue;
             }
-            self.line(&at, text, depth);
+            // a backslash at the end carries a definition on to the next line, also one that does not count
+            let bare = text.split_once(char::is_whitespace).filter(|_| text.starts_with('@'));
+            if !text.ends_with('\\') || definition(bare.map_or(text, |(_, rest)| rest.trim())).is_none() {
+                self.line(&at, text, 0);
+                continue;
+            }
+            let mut whole = vec![text];
+            while whole.last().is_some_and(|l| l.ends_with('\\')) {
+                let Some((_, more)) = lines.next() else { break };
+                whole.push(without_comment(more.trim()));
+            }
+            let mut value = whole.iter().map(|l| l.trim_end_matches('\\').trim_end());
+            let first = value.next().unwrap_or_default();
+            let Some(first) = self.counts(first) else { continue };
+            if let Some((name, first)) = definition(first) {
+                let all = std::iter::once(first).chain(value);
+                let all = all.filter(|l| !l.is_empty()).map(str::to_owned).collect();
+                self.definitions.set(name, all);
+            }
         }
     }
 
-    /// One line: conditions, sequences, definitions, then its words.
+    /// What is left of a line behind its conditions; `None` when it is for another instance.
+    fn counts<'t>(&self, mut text: &'t str) -> Option<&'t str> {
+        while let Some(rest) = text.strip_prefix('@') {
+            let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            let (id, is) = word.strip_prefix('^').map_or((word, true), |id| (id, false));
+            if (id == self.instance) != is {
+                return None;
+            }
+            text = after.trim_start();
+        }
+        Some(text)
+    }
+
     fn line(&mut self, at: &Source, text: &str, depth: usize) {
-        if self.lines.len() >= MAX_LINES {
+        self.bytes = self.bytes.saturating_add(text.len() + 1);
+        if self.lines.len() >= MAX_LINES || self.bytes > MAX_BYTES {
             if !std::mem::replace(&mut self.full, true) {
-                self.notes.add(
-                    at,
-                    "",
-                    format!("there are more than {MAX_LINES} lines: the rest was left out"),
-                );
+                let most = format!("there are more than {MAX_LINES} lines or {} MiB", MAX_BYTES >> 20);
+                self.notes.add(at, "", format!("{most}: the rest was left out"));
             }
             return;
         }
-        if let Some(rest) = text.strip_prefix('@') {
-            let word = rest.split_whitespace().next().unwrap_or("");
-            self.notes.add(
-                at,
-                &format!("@{word}"),
-                "lines for one instance only are left out: there is no instance name here",
-            );
-            return;
+        if depth > NESTED {
+            return self.notes.add(at, text, "definitions stand for each other without end: left out");
         }
-        if text.starts_with("~SEQ(") || text.starts_with("~LST(") {
-            return self.sequence(at, text, depth);
-        }
-        if text.contains('$') {
-            match self.substitute(text) {
-                Ok(all) if all.len() == 1 && all[0] == text => {}
-                Ok(all) => {
-                    for line in all {
-                        self.plain(at, &line, depth);
-                    }
-                    return;
+        let Some(text) = self.counts(text) else { return };
+        match sequence::read(text) {
+            Some(Ok(all)) => return self.sequence(at, &all, depth),
+            Some(Err(why)) => {
+                // definitions may stand in its brackets
+                match self.put(at, text) {
+                    Some(Put::Line(put)) if put != text => return self.line(at, &put, depth + 1),
+                    _ => return self.notes.add(at, &text[..4], why),
                 }
-                Err(why) => self.notes.add(at, text, why),
             }
+            None => {}
         }
-        self.plain(at, text, depth);
+        if let Some((name, value)) = definition(text) {
+            return self.definitions.set(name, vec![value.to_owned()]);
+        }
+        match self.put(at, text) {
+            Some(Put::Line(put)) if put.starts_with(['@', '~']) && put != text => {
+                self.line(at, &put, depth + 1)
+            }
+            Some(Put::Line(put)) => self.plain(at, &put),
+            Some(Put::Lines(all)) => all.iter().for_each(|l| self.line(at, l, depth + 1)),
+            None => self.plain(at, text),
+        }
     }
 
-    fn plain(&mut self, at: &Source, text: &str, depth: usize) {
-        let words = words(text);
-        let Some(first) = words.first() else { return };
-        let include = matches!(
-            first.as_str(),
-            "include" | "includer" | "includea" | "includem" | "includew" | "includeb"
-        );
-        if include && words.len() == 2 {
-            return self.include(at, &words[1], depth);
+    fn put(&mut self, at: &Source, text: &str) -> Option<Put> {
+        if !text.contains('$') {
+            return None;
         }
-        self.lines.push(Line { at: at.clone(), words });
+        let put = self.definitions.put(text, &at.file, self.files);
+        put.map_err(|why| self.notes.add(at, text, format!("{why}: the line is taken as it is"))).ok()
+    }
+
+    fn plain(&mut self, at: &Source, text: &str) {
+        let words = words(text);
+        if included(text).is_some() {
+            return self.notes.add(
+                at,
+                "include",
+                "it comes out of a condition, sequence or definition: left out",
+            );
+        }
+        if !words.is_empty() {
+            self.lines.push(Line { at: at.clone(), words });
+        }
     }
 
     fn include(&mut self, at: &Source, pattern: &str, depth: usize) {
@@ -146,174 +201,35 @@ impl Reader<'_> {
         }
     }
 
-    /// `~SEQ(var, first, [step,] last) text` and `~LST(var, a, b, ...) text`: the text for each value.
-    fn sequence(&mut self, at: &Source, text: &str, depth: usize) {
-        let Some((inside, rest)) = text[5..].split_once(')') else {
-            return self.notes.add(at, &text[..4], "the bracket is not closed: left out");
-        };
-        let inside = self.substitute(inside).ok().and_then(|mut l| l.pop()).unwrap_or_default();
-        let parts: Vec<&str> = inside.split(',').map(str::trim).collect();
-        let values: Vec<String> = if text.starts_with("~LST") {
-            parts.iter().skip(1).map(|p| (*p).to_owned()).collect()
-        } else {
-            let number = |i: usize| parts.get(i).and_then(|p| p.parse::<i64>().ok());
-            let (first, step, last) = match parts.len() {
-                3 => (number(1), Some(1), number(2)),
-                4 => (number(1), number(2), number(3)),
-                _ => (None, None, None),
-            };
-            let (Some(first), Some(step), Some(last)) = (first, step, last) else {
-                return self.notes.add(at, "~SEQ", "it is not ~SEQ(NAME, FIRST, STEP, LAST): left out");
-            };
-            if step == 0 || (last - first) / step > MAX_LINES as i64 {
-                return self.notes.add(at, "~SEQ", "it has no end: left out");
+    /// The rest of a line for each value of its sequence; the names are as before afterwards.
+    fn sequence(&mut self, at: &Source, all: &sequence::Sequence<'_>, depth: usize) {
+        let before: Vec<_> = all.names.iter().map(|n| self.definitions.take(n)).collect();
+        for values in &all.values {
+            if self.full {
+                break;
             }
-            let count = if (last - first) / step < 0 { 0 } else { (last - first) / step + 1 };
-            (0..count).map(|i| (first + i * step).to_string()).collect()
-        };
-        let name = parts.first().copied().unwrap_or_default().trim_start_matches('$').to_owned();
-        let before = self.definitions.remove(&name);
-        for value in values {
-            self.definitions.insert(name.clone(), vec![value]);
-            self.line(at, rest.trim(), depth);
+            for (name, value) in all.names.iter().zip(values) {
+                self.definitions.set(name, vec![value.clone()]);
+            }
+            self.line(at, all.rest, depth + 1);
         }
-        match before {
-            Some(before) => self.definitions.insert(name, before),
-            None => self.definitions.remove(&name),
-        };
-    }
-
-    /// The line with its definitions put in; several lines for definitions of several.
-    fn substitute(&self, text: &str) -> Result<Vec<String>, String> {
-        let mut text = text.to_owned();
-        let mut from = 0;
-        for _ in 0..SUBSTITUTIONS {
-            let Some(at) = text[from..].find('$').map(|i| from + i) else { return Ok(vec![text]) };
-            let (name, end) = match text[at + 1..].strip_prefix('{') {
-                Some(rest) => match rest.find('}') {
-                    Some(n) => (&rest[..n], at + 3 + n),
-                    None => return Err("`${` is not closed".to_owned()),
-                },
-                None => {
-                    let rest = &text[at + 1..];
-                    let n =
-                        rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
-                    (&rest[..n], at + 1 + n)
-                }
-            };
-            let built_in = match name {
-                "_HASH" => Some("#"),
-                "_BANG" => Some("!"),
-                _ => None,
-            };
-            let value = match (built_in, self.definitions.get(name)) {
-                (Some(v), _) => vec![v.to_owned()],
-                (None, Some(v)) => v.clone(),
-                // a dollar of a regular expression or a password
-                (None, None) => {
-                    from = at + 1;
-                    continue;
-                }
-            };
-            if text[end..].starts_with('(') {
-                return Err(format!(
-                    "definition `{name}` with parameters: not understood, the line is taken as it is"
-                ));
-            }
-            if value.len() > 1 && at == 0 && end == text.len() {
-                let mut all = Vec::new();
-                for line in value {
-                    all.extend(self.substitute_once(&line));
-                }
-                return Ok(all);
-            }
-            text.replace_range(at..end, &value.join(" "));
-            if text.len() > LONGEST {
-                return Err("it becomes too long with its definitions put in".to_owned());
+        for (name, before) in all.names.iter().zip(before) {
+            match before {
+                Some(before) => self.definitions.set(name, before),
+                None => drop(self.definitions.take(name)),
             }
         }
-        Err("definitions stand for each other without end".to_owned())
-    }
-
-    fn substitute_once(&self, line: &str) -> Vec<String> {
-        // lines of a definition may name plain definitions, not further ones of several lines
-        let plain = self.definitions.iter().filter(|(_, v)| v.len() == 1);
-        let mut text = line.to_owned();
-        for (name, value) in plain {
-            if text.len() < LONGEST {
-                text =
-                    text.replace(&format!("${{{name}}}"), &value[0]).replace(&format!("${name}"), &value[0]);
-            }
-        }
-        vec![text]
     }
 }
 
-/// `$NAME=VALUE`
-fn definition(text: &str) -> Option<(&str, &str)> {
-    let (name, value) = text.strip_prefix('$')?.split_once('=')?;
-    let name = name.trim_end();
-    let fine = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    fine.then(|| (name, value.trim()))
-}
-
-/// The words of a line without its comment; braces are words of their own, quotes keep words together.
-fn words(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut word = String::new();
-    let mut open = false;
-    let mut chars = text.chars().peekable();
-    let mut end = |word: &mut String, open: &mut bool| {
-        if !word.is_empty() || *open {
-            out.push(std::mem::take(word));
-        }
-        *open = false;
-    };
-    while let Some(c) = chars.next() {
-        match c {
-            '"' => {
-                open = true;
-                while let Some(c) = chars.next() {
-                    match c {
-                        '"' => break,
-                        '\\' if chars.peek().is_some_and(|n| matches!(n, '"' | '\\')) => {
-                            word.extend(chars.next());
-                        }
-                        c => word.push(c),
-                    }
-                }
-            }
-            '#' | '!' if word.is_empty() => break,
-            '{' | '}' => {
-                end(&mut word, &mut open);
-                word.push(c);
-                end(&mut word, &mut open);
-            }
-            c if c.is_whitespace() => end(&mut word, &mut open),
-            c => word.push(c),
-        }
+/// `include PATTERN` and its variants, which differ in what keepalived complains of.
+fn included(text: &str) -> Option<String> {
+    let (word, rest) = text.split_once(char::is_whitespace)?;
+    let known = ["include", "includer", "includem", "includew", "includeb", "includea"];
+    if !known.contains(&word) {
+        return None;
     }
-    end(&mut word, &mut open);
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_comments_quotes_and_braces() {
-        assert_eq!(words("real_server 10.0.0.1 80 { # web"), ["real_server", "10.0.0.1", "80", "{"]);
-        assert_eq!(words("group{"), ["group", "{"]);
-        assert_eq!(words("misc_path \"/bin/x -a \\\"b c\\\"\" ! no"), ["misc_path", "/bin/x -a \"b c\""]);
-        assert_eq!(words("a#b \"\""), ["a#b", ""]);
-        assert!(words("! comment").is_empty() && words("  ").is_empty());
-    }
-
-    #[test]
-    fn definitions_have_names() {
-        assert_eq!(definition("$VIP = 10.0.0.1"), Some(("VIP", "10.0.0.1")));
-        assert_eq!(definition("$VIP"), None);
-        assert_eq!(definition("digest a=b"), None);
-    }
+    let rest = rest.trim();
+    let bare = rest.strip_prefix('"').and_then(|r| r.strip_suffix('"')).unwrap_or(rest);
+    (!bare.is_empty()).then(|| bare.to_owned())
 }

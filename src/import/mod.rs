@@ -5,13 +5,16 @@
 //! read through a function of the caller: nothing here touches the disk.
 
 mod checker;
+mod define;
 mod global;
 mod ipvsadm;
 mod lex;
 mod network;
 mod output;
+mod sequence;
 mod service;
 mod tree;
+mod words;
 
 use std::fmt;
 

@@ -15,6 +15,12 @@ impl Files for Memory {
         let found = self.0.get(pattern).ok_or("there is no such file")?;
         Ok(vec![(pattern.to_owned(), (*found).to_owned())])
     }
+    fn instance(&self) -> String {
+        "lb1".to_owned()
+    }
+    fn variable(&self, name: &str) -> Option<String> {
+        (name == "VIP_NET").then(|| "192.0.2".to_owned())
+    }
 }
 
 fn import(text: &str) -> Imported {
@@ -220,6 +226,81 @@ virtual_server ${VIP} 80 {
     assert_eq!(p.health.checks[0].timing.timeout.as_secs(), 1);
 }
 
+/// The example of keepalived's documentation for definitions of several lines in one another.
+#[test]
+fn definitions_of_several_lines_hold_others_and_are_filled_in_when_they_are_named() {
+    let text = r"
+$RS= \
+    real_server 10.0.${VS_NUM}.${RS_NUM} 8080 { \
+        weight ${RS_NUM} \
+        @lb1 TCP_CHECK { \
+        @lb1     connect_timeout ${TIMEOUT}  \
+        @lb1 } \
+        @^lb1 nonsense \
+    }
+
+$VS= \
+    virtual_server ${_ENV VIP_NET}.${VS_NUM} 80 { \
+        $ALGO_LINE \
+        $RS_NUM=1 \
+        $RS \
+        ~SEQ(RS_NUM, 2, 3) $RS \
+    }
+@lb2 $TIMEOUT=9
+@lb1 $TIMEOUT=3    # seconds
+@lb2 $ALGO= \
+    nothing \
+    at all
+$ALGO=lc ! least connections
+$ONLY_HERE=@lb1
+$ALGO_LINE=${ONLY_HERE} lb_algo $ALGO
+~LST({VS_NUM, ALGO}, {10, rr}, {20, wrr}) $VS
+$VS_NUM=30
+$VS
+";
+    let i = import(text);
+    assert_eq!(notes(&i), [""; 0]);
+    let p = plan(&i);
+    let all: Vec<String> = p
+        .services
+        .iter()
+        .map(|(s, reals)| {
+            let ServiceKey::Address { ip, .. } = s.key else { panic!("{:?}", s.key) };
+            let reals: Vec<String> = reals.iter().map(|r| format!("{}*{}", r.ip, r.weight)).collect();
+            format!("{ip} {} {}", s.scheduler.name(), reals.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        all,
+        [
+            "192.0.2.10 rr 10.0.10.1*1 10.0.10.2*2 10.0.10.3*3",
+            "192.0.2.20 wrr 10.0.20.1*1 10.0.20.2*2 10.0.20.3*3",
+            "192.0.2.30 lc 10.0.30.1*1 10.0.30.2*2 10.0.30.3*3",
+        ]
+    );
+    assert_eq!(p.health.checks[0].timing.timeout.as_secs(), 3);
+}
+
+#[test]
+fn lines_for_other_instances_are_left_out_and_includes_behind_conditions_too() {
+    let text = "@lb2 virtual_server 192.0.2.1 80 {
+@^lb1 virtual_server 192.0.2.2 80 {
+@lb1 virtual_server 192.0.2.3 80 {
+@^lb2 real_server 10.0.0.1 80 {
+}
+}
+@lb1 include more.conf
+";
+    let mut files = Memory(HashMap::from([("more.conf", "virtual_server 192.0.2.4 80 {\n}\n")]));
+    let i = from_keepalived(text, "k.conf", &mut files);
+    assert_eq!(i.services, 1);
+    assert_eq!(
+        notes(&i),
+        ["k.conf:7: include: it comes out of a condition, sequence or definition: left out"]
+    );
+    assert!(i.text.contains("192.0.2.3"), "{}", i.text);
+}
+
 #[test]
 fn what_has_no_counterpart_is_named_with_its_line() {
     let text = "global_defs {
@@ -288,10 +369,14 @@ fn includes_and_definitions_without_end_are_cut_off() {
     let mut files = Memory(HashMap::from([("a", "include a\n")]));
     let i = from_keepalived("include a\n", "k.conf", &mut files);
     assert!(notes(&i)[0].contains("without end"));
+    let i = import("$A= \\\n$A \\\n$A\n$A\n");
+    assert!(notes(&i).iter().any(|n| n.contains("without end")), "{:?}", notes(&i).len());
     let i = import("$A=$B\n$B=$A\nx $A\n");
     assert!(notes(&i).iter().any(|n| n.contains("without end")), "{:?}", notes(&i));
     let i = import("~SEQ(n, 1, 99999999) x\n$L=aaaaaaaaaaaaaaaa$M\n$M=bbbbbbbbbbbbbbbbb\n");
     assert!(notes(&i)[0].contains("no end"));
+    let i = import("~SEQ(a, 9999) ~SEQ(b, 9999) ~SEQ(c, 9999) @none x\n");
+    assert!(notes(&i)[0].contains("the rest was left out"), "{:?}", notes(&i));
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Dialer {
     pub async fn connect(&self, job: &Job) -> Result<Stream, Trouble> {
         let what = format!("connecting to {}", job.to);
         match job.via {
-            Via::Host => match host_tcp(job).await {
+            Via::Host | Via::Real => match host_tcp(job).await {
                 Ok(stream) => Ok(Stream::Host(stream)),
                 Err(e) if self.instead(job, &e) => self.own()?.connect(job).await.map(Stream::Own),
                 Err(e) => Err(Trouble::of(&what, &e)),
@@ -126,7 +126,7 @@ impl Dialer {
     pub async fn datagrams(&self, job: &Job) -> Result<Datagrams, Trouble> {
         let what = format!("sending to {}", job.to);
         match job.via {
-            Via::Host => match host_udp(job).await {
+            Via::Host | Via::Real => match host_udp(job).await {
                 Ok(socket) => Ok(Datagrams::Host(socket)),
                 Err(e) if self.instead(job, &e) => self.own()?.datagrams(job).await.map(Datagrams::Own),
                 Err(e) => Err(Trouble::of(&what, &e)),
@@ -147,7 +147,8 @@ impl Dialer {
         use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT, ENETUNREACH};
         // no route, no address of that family, no such family
         let no_way = matches!(e.raw_os_error(), Some(ENETUNREACH | EADDRNOTAVAIL | EAFNOSUPPORT));
-        no_way && job.check.via.is_none() && job.check.bind.is_none() && self.stack.is_some()
+        let may = matches!(job.check.via, None | Some(Via::Real));
+        no_way && may && job.check.bind.is_none() && self.stack.is_some()
     }
 
     fn own(&self) -> Result<&Stack, Trouble> {

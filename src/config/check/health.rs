@@ -160,7 +160,8 @@ fn one(c: &CheckDoc, name: &str, report: &mut Report) -> Option<CheckSpec> {
                 format!("a check of type {} sends nothing", type_name(kind)),
                 "leave `via` out",
             );
-        } else if via.value != Via::Host && (c.bind.is_some() || via.value == Via::Vip && c.address.is_some())
+        } else if !matches!(via.value, Via::Host | Via::Real)
+            && (c.bind.is_some() || via.value == Via::Vip && c.address.is_some())
         {
             report.error(
                 &via.place,

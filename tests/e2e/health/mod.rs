@@ -4,5 +4,6 @@
 mod clients;
 mod cluster;
 mod faults;
+mod keepalived;
 mod leaving;
 mod telling;
