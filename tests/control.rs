@@ -297,6 +297,73 @@ fn others_look_over_tls_with_a_token_and_get_the_new_ones_after_sighup() {
 }
 
 #[test]
+fn top_gives_the_terminal_back_whatever_ends_it() {
+    let Some(place) = Place::new() else { return };
+    if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "no python3 here");
+        println!("skipped: no python3 here");
+        return;
+    }
+    let user = r#"
+import fcntl, os, pty, select, signal, struct, subprocess, sys, termios, time
+def size(fd, rows, columns): fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
+class Top:
+    def __init__(self, *args, **env):
+        self.ours, theirs = pty.openpty()
+        self.theirs = theirs
+        size(self.ours, 24, 100)
+        self.before = termios.tcgetattr(theirs)
+        self.all = b''
+        def own(): os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        self.child = subprocess.Popen([os.environ['B'], 'top', *args], stdin=theirs, stdout=theirs, stderr=theirs,
+            preexec_fn=own, env={**os.environ, 'TERM': 'xterm', **env})
+    def until(self, wanted):
+        seen, end = b'', time.time() + 20
+        while wanted not in seen:
+            assert time.time() < end, (wanted, seen)
+            if select.select([self.ours], [], [], 0.2)[0]: seen += os.read(self.ours, 65536)
+        self.all += seen
+        return seen
+    def press(self, keys): os.write(self.ours, keys)
+    def ended(self, code):
+        got = self.child.wait(20)
+        while select.select([self.ours], [], [], 0.1)[0]: self.all += os.read(self.ours, 65536)
+        assert got == code, (got, self.all)
+        assert termios.tcgetattr(self.theirs) == self.before, 'the terminal is not as it was'
+        if b'\x1b[?1049h' in self.all:
+            assert self.all.rindex(b'\x1b[?1049l') > self.all.rindex(b'\x1b[?1049h')
+            assert self.all.rindex(b'\x1b[?25h') > self.all.rindex(b'\x1b[?25l')
+        return self.all
+top = Top()
+top.until(b'192.0.2.10:80')
+assert termios.tcgetattr(top.theirs) != top.before
+top.press(b'2'); top.until(b'10.9.0.11:80')
+size(top.ours, 6, 40); top.until(b'real server')
+size(top.ours, 40, 160); top.until(b'riginal')
+top.press(b'3'); top.until(b'reason')
+top.press(b'q'); said = top.ended(0)
+assert b'\x1b[38;5;' in said, said
+top = Top(NO_COLOR='1'); top.until(b'192.0.2.10:80'); top.press(b'2'); top.until(b'10.9.0.11:80')
+top.press(b'\x03'); said = top.ended(0)
+assert b'\x1b[38;' not in said and b'\x1b[9' not in said, said
+for number in [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]:
+    top = Top(); top.until(b'192.0.2.10:80'); top.child.send_signal(number); top.ended(0)
+top = Top('--count', '2'); top.ended(0)
+top = Top('--control', '/nowhere'); assert b'cannot reach the director' in top.ended(1)
+top = Top(TERM='dumb'); top.until(b'192.0.2.10:80'); top.child.terminate(); top.child.wait(20)
+assert b'\x1b' not in top.all, top.all
+top = Top(); top.until(b'192.0.2.10:80')
+os.kill(int(sys.argv[1]), signal.SIGTERM)
+top.until(b'cannot'); top.press(b'q'); top.ended(0)
+"#;
+    fs::write(place.path().join("user.py"), user).unwrap();
+    place.run(
+        "start --tap softlvs0 --host-address 10.9.0.1/24 --vip 192.0.2.10:80 --real 10.9.0.11\n\
+         python3 \"$D/user.py\" $PID || exit 1\n",
+    );
+}
+
+#[test]
 fn those_who_never_finish_their_handshake_keep_nobody_else_out() {
     let Some(place) = Place::new() else { return };
     if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {

@@ -69,7 +69,7 @@ pub enum Command {
     Status(super::control::StatusArgs),
     /// Print what runs, again and again
     #[command(after_help = TOP_EXAMPLES)]
-    Top(super::control::TopArgs),
+    Top(super::top::TopArgs),
     /// Make a running director what a file says, all of it or nothing
     #[command(after_help = APPLY_EXAMPLES)]
     Apply(super::control::ApplyArgs),

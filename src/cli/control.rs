@@ -1,8 +1,6 @@
-//! Commands that ask a running director: status, top, apply, save, api.
+//! Commands that ask a running director: status, apply, save, api.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -31,28 +29,12 @@ pub enum Output {
     Json,
 }
 
-/// Options of `status` and `top`.
+/// Options of `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
     #[command(flatten)]
     which: Which,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
-}
-
-/// Options of `top`.
-#[derive(Args, Debug)]
-pub struct TopArgs {
-    #[command(flatten)]
-    which: Which,
-    /// Seconds between two looks
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    interval: u64,
-    /// End after so many looks
-    #[arg(long, value_name = "N")]
-    count: Option<u64>,
-    /// How to print it; json is a document a line
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -108,32 +90,6 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     }
 }
 
-/// `softlvs top`
-///
-/// # Errors
-/// There is no director, or it ends.
-pub fn top(args: &TopArgs) -> Result<(), Failure> {
-    let mut director = client::connect(args.which.control.as_deref())?;
-    let terminal = std::io::stdout().is_terminal();
-    let mut left = args.count;
-    loop {
-        let look = look(&mut director)?;
-        match args.output {
-            Output::Json => print(&format!("{look}\n"))?,
-            // home, then every line cleared to its end, then what is below: nothing flickers
-            Output::Text if terminal => {
-                print(&format!("\u{1b}[H{}\u{1b}[J", table(&look, true).replace('\n', "\u{1b}[K\n")))?;
-            }
-            Output::Text => print(&table(&look, true))?,
-        }
-        left = left.map(|n| n.saturating_sub(1));
-        if left == Some(0) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_secs(args.interval));
-    }
-}
-
 /// `softlvs apply`
 ///
 /// # Errors
@@ -186,14 +142,18 @@ pub fn api(args: &ApiArgs) -> Result<(), Failure> {
     client::connect(args.which.control.as_deref())?.copy(path)
 }
 
-fn look(director: &mut Client) -> Result<Value, Failure> {
+/// What `status` and `top` show.
+///
+/// # Errors
+/// The director breaks off.
+pub(super) fn look(director: &mut Client) -> Result<Value, Failure> {
     let mut look = director.get("/v1/status")?;
     look["service_list"] = director.get("/v1/services")?["services"].take();
     Ok(look)
 }
 
 /// What runs, as text; `live` with rates instead of sums.
-fn table(look: &Value, live: bool) -> String {
+pub(super) fn table(look: &Value, live: bool) -> String {
     let mut out = String::new();
     let number = |v: &Value| v.as_u64().unwrap_or(0);
     // writing to a String cannot fail

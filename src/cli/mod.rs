@@ -15,6 +15,7 @@ pub mod manual;
 pub mod mean;
 pub mod real;
 mod run;
+pub mod top;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -60,7 +61,7 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Real(args)) => real::real(args),
         Some(Command::Ipvsadm { args }) => Ok(ipvsadm::run(&args)),
         Some(Command::Status(args)) => control::status(&args).map(done),
-        Some(Command::Top(args)) => control::top(&args).map(done),
+        Some(Command::Top(args)) => top::top(&args).map(done),
         Some(Command::Apply(args)) => control::apply(&args).map(done),
         Some(Command::Save(args)) => control::save(&args).map(done),
         Some(Command::Api(args)) => control::api(&args).map(done),
