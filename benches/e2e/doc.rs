@@ -148,8 +148,9 @@ fn about(results: &Results, t: &mut String) {
            turn, every second round backwards. Before each measurement a page, 1 MiB there and back and a datagram must \
            arrive unchanged and past the director. One real server, nginx with one worker; HAProxy and nginx stream with \
            one thread; wrk with one thread and 32 connections, 1 KiB pages; UDP from 32 flows, sent from one processor, \
-           counted and thrown away where they enter the real server. In mode tun the real server unwraps in user space, \
-           which bulk and HTTP pay for. Bridged packets do not pass nftables.\n";
+           counted and thrown away where they enter the real server. In mode tun the real server unwraps in its kernel \
+           (`softlvs real tun --unwrap kernel`) where that takes programs, else in user space, which bulk and HTTP pay \
+           for. Bridged packets do not pass nftables.\n";
 }
 
 /// How much the same thing differs from round to round.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use softlvs::addr::{Cidr, Mac};
 use softlvs::io::sys::netlink::{Netlink, Route};
 use softlvs::io::sys::ns::{NetNs, set_sysctl};
-use softlvs::real::{self, Encapsulation, Prepared, Role};
+use softlvs::real::{self, Encapsulation, Prepared, Role, Where};
 
 use crate::exec;
 use crate::plan::{Config, Device, Mode, Way, Wiring};
@@ -213,9 +213,12 @@ impl Net {
 fn role(mode: Mode) -> Role {
     let vips: Vec<IpAddr> = vec![VIP.into()];
     match mode {
-        Mode::Tun => {
-            Role::Tun { vips, encapsulation: Encapsulation::Ipip, device: softlvs::real::DEVICE.into() }
-        }
+        Mode::Tun => Role::Tun {
+            vips,
+            encapsulation: Encapsulation::Ipip,
+            device: softlvs::real::DEVICE.into(),
+            unwrap: Where::Auto,
+        },
         _ => Role::Dr { vips },
     }
 }

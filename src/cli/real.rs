@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::error::{Failure, complain};
 use super::print;
-use crate::real::{self, DEVICE, Encapsulation, Journal, Role};
+use crate::real::{self, DEVICE, Encapsulation, Journal, Role, Where};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,6 +52,10 @@ pub enum RealRole {
         /// Device that receives the unwrapped packets
         #[arg(long, value_name = "NAME", default_value = DEVICE)]
         device: String,
+        /// Who unwraps: this process (user), a program in the kernel (kernel: faster, as root, from Linux 6.6
+        /// on; packet filters then see the inner packets only), or the kernel where that works (auto)
+        #[arg(long, value_name = "WHO", default_value = "user")]
+        unwrap: Where,
     },
     /// Own the VIP without announcing it
     Dr {
@@ -69,7 +73,7 @@ pub fn real(args: RealArgs) -> Result<ExitCode, Failure> {
     let role = match args.role {
         RealRole::Nat { gateway } => Role::Nat { gateway },
         RealRole::Dr { vip } => Role::Dr { vips: vip },
-        RealRole::Tun { vip, tunnel, device } => {
+        RealRole::Tun { vip, tunnel, device, unwrap } => {
             if device.is_empty() || device.len() > 13 || device.contains(['/', ' ', ':']) {
                 let why = format!("`{device}` cannot be a device name");
                 return Err(Failure::wrong(
@@ -78,7 +82,7 @@ pub fn real(args: RealArgs) -> Result<ExitCode, Failure> {
                     "1 to 13 characters without `/`, `:` and blanks",
                 ));
             }
-            Role::Tun { vips: vip, encapsulation: tunnel, device }
+            Role::Tun { vips: vip, encapsulation: tunnel, device, unwrap }
         }
     };
     if args.dry_run {

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::addr::{Cidr, Mac};
-use crate::real::{self, Encapsulation, Role};
+use crate::real::{self, Encapsulation, Role, Where};
 
 /// Forwarding method of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +194,12 @@ impl Layout {
                 Mode::Nat => Some(Role::Nat { gateway: ip(Net::Inside, 1) }),
                 Mode::FullNat => None,
                 Mode::Dr => Some(Role::Dr { vips: vec![vip] }),
-                Mode::Tun => Some(Role::Tun { vips: vec![vip], encapsulation, device: real::DEVICE.into() }),
+                Mode::Tun => Some(Role::Tun {
+                    vips: vec![vip],
+                    encapsulation,
+                    device: real::DEVICE.into(),
+                    unwrap: Where::User,
+                }),
             };
             rs.gateway = (mode == Mode::Tun).then(|| ip(Net::Inside, 254));
             hosts.push(rs);

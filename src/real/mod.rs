@@ -4,8 +4,9 @@
 //! * NAT: replies must pass the director, so it becomes the default router.
 //! * DR: the server owns the VIP without saying so on the network.
 //! * TUN: the same, and somebody must unwrap the packets: [`tunnel`] does it in this process, without any
-//!   kernel module.
+//!   kernel module; [`kernel`] in the kernel, where that is allowed.
 
+pub mod kernel;
 pub mod steps;
 pub mod tunnel;
 pub mod unwrap;
@@ -16,7 +17,7 @@ use std::net::IpAddr;
 use crate::addr::Cidr;
 pub use steps::{Journal, Step};
 pub use tunnel::Decapsulator;
-pub use unwrap::Encapsulation;
+pub use unwrap::{Encapsulation, Where};
 
 /// Default name of the TUN device that receives unwrapped packets.
 pub const DEVICE: &str = "lvstun0";
@@ -42,6 +43,8 @@ pub enum Role {
         encapsulation: Encapsulation,
         /// Device that receives unwrapped packets.
         device: String,
+        /// Who unwraps.
+        unwrap: Where,
     },
 }
 
@@ -114,10 +117,8 @@ pub fn prepare(role: &Role) -> io::Result<Prepared> {
     let mut told = Vec::new();
     let mut journal = Journal::default();
     let decapsulator = match role {
-        Role::Tun { vips, encapsulation, device } => {
-            let d = Decapsulator::open(device, *encapsulation, vips, &mut journal)?;
-            told.extend(d.told().iter().cloned());
-            Some(d)
+        Role::Tun { vips, encapsulation, device, unwrap } => {
+            Some(Decapsulator::open(device, *encapsulation, *unwrap, vips, &mut journal)?)
         }
         _ => None,
     };
@@ -133,7 +134,12 @@ pub fn prepare(role: &Role) -> io::Result<Prepared> {
     }
     let decapsulator = match decapsulator {
         Some(mut d) => {
-            d.start()?;
+            if let Err(e) = d.start() {
+                drop(d);
+                journal.undo();
+                return Err(e);
+            }
+            told.splice(0..0, d.told().iter().cloned());
             Some(d)
         }
         None => None,
@@ -144,9 +150,14 @@ pub fn prepare(role: &Role) -> io::Result<Prepared> {
 /// The same as shell commands.
 pub fn dry_run(role: &Role) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Role::Tun { device, encapsulation, .. } = role {
+    if let Role::Tun { device, encapsulation, unwrap, .. } = role {
+        let place = match unwrap {
+            Where::User => "in user space",
+            Where::Kernel => "in the kernel",
+            Where::Auto => "in the kernel where that takes programs, else in user space,",
+        };
         lines.push(format!("ip tuntap add mode tun name {device}"));
-        lines.push(format!("# unwraps {encapsulation} in user space into {device} while it runs"));
+        lines.push(format!("# unwraps {encapsulation} {place} into {device} while it runs"));
     }
     for step in role.steps() {
         lines.extend(step.shell());
@@ -185,6 +196,7 @@ mod tests {
             vips: vec!["192.0.2.10".parse().unwrap()],
             encapsulation: Encapsulation::Ipip,
             device: "lvstun0".into(),
+            unwrap: Where::User,
         };
         let lines = dry_run(&role);
         assert!(lines.contains(&"sysctl -w net.ipv4.conf.lvstun0.rp_filter=0".to_owned()), "{lines:?}");

@@ -5,17 +5,19 @@
 //! other end frames are injected: that needs `CAP_NET_RAW` only. The raw socket also keeps the kernel from
 //! answering tunnel packets with "protocol unreachable".
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, IoSliceMut, PipeReader, PipeWriter};
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg};
 
+use super::kernel::InKernel;
 use super::steps::{Journal, Undo};
-use super::unwrap::{self, Encapsulation};
+use super::unwrap::{self, Encapsulation, Where};
 use crate::addr::Mac;
 use crate::io::sys::netlink::Netlink;
 use crate::io::sys::ns::set_sysctl;
@@ -29,6 +31,23 @@ enum Source {
     Udp(UdpSocket),
 }
 
+impl Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Raw(raw) => raw.as_fd(),
+            Source::Udp(udp) => udp.as_fd(),
+        }
+    }
+
+    /// What follows the outer header in what was received.
+    fn payload<'b>(&self, received: &'b mut [u8]) -> Option<&'b mut [u8]> {
+        match self {
+            Source::Raw(raw) => raw.payload(received),
+            Source::Udp(_) => Some(received),
+        }
+    }
+}
+
 /// Where inner packets go.
 enum Inlet {
     Tun(tun_tap::Iface),
@@ -40,7 +59,10 @@ enum Inlet {
     },
 }
 
-/// What the decapsulator did so far.
+/// Packets taken with one call.
+const BURST: usize = 32;
+
+/// What the decapsulator did in user space so far.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Inner packets handed to the kernel.
@@ -56,6 +78,9 @@ pub struct Decapsulator {
     sources: Vec<Source>,
     inlet: Arc<Inlet>,
     encapsulation: Encapsulation,
+    device: String,
+    place: Where,
+    in_kernel: Option<InKernel>,
     vips: Arc<[IpAddr]>,
     told: Vec<String>,
     /// Closed to end the threads, which wait for that too.
@@ -79,6 +104,7 @@ impl Decapsulator {
     pub fn open(
         device: &str,
         encapsulation: Encapsulation,
+        place: Where,
         vips: &[IpAddr],
         journal: &mut Journal,
     ) -> io::Result<Decapsulator> {
@@ -88,15 +114,18 @@ impl Decapsulator {
             sources,
             inlet: Arc::new(inlet),
             encapsulation,
+            device: device.into(),
+            place,
+            in_kernel: None,
             vips: vips.into(),
-            told: vec![line, format!("{encapsulation} packets are unwrapped in user space")],
+            told: vec![line],
             lifeline: None,
             counters: Arc::default(),
             threads: Vec::new(),
         })
     }
 
-    /// What was opened, for the user.
+    /// What was opened and started, for the user.
     pub fn told(&self) -> &[String] {
         &self.told
     }
@@ -106,11 +135,13 @@ impl Decapsulator {
         &self.counters
     }
 
-    /// Starts one thread for each socket.
+    /// Starts one thread for each socket, and where it is wanted the kernel's part. The device has to be up.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// A thread cannot be started; the kernel was wanted and does not.
     pub fn start(&mut self) -> io::Result<()> {
+        let line = self.start_in_kernel()?;
+        self.told.push(line);
         let (end, lifeline) = io::pipe()?;
         self.lifeline = Some(lifeline);
         for source in self.sources.drain(..) {
@@ -128,8 +159,47 @@ impl Decapsulator {
     }
 }
 
+impl Decapsulator {
+    fn start_in_kernel(&mut self) -> io::Result<String> {
+        let e = self.encapsulation;
+        if self.place == Where::User {
+            return Ok(format!("{e} packets are unwrapped in user space"));
+        }
+        let attached = match &*self.inlet {
+            Inlet::Tun(_) => InKernel::attach(&self.device, e, &self.vips),
+            Inlet::Veth { .. } => Err(io::Error::other("that needs a TUN device")),
+        };
+        match attached {
+            Ok(k) => {
+                let line = format!("{e} packets are unwrapped in the kernel on {}", k.interfaces.join(", "));
+                self.in_kernel = Some(k);
+                Ok(line)
+            }
+            Err(why) if self.place == Where::Auto => {
+                Ok(format!("{e} packets are unwrapped in user space, not in the kernel: {}", reason(&why)))
+            }
+            Err(why) => Err(io::Error::new(
+                why.kind(),
+                format!("cannot unwrap in the kernel: {}; help: `--unwrap user`", reason(&why)),
+            )),
+        }
+    }
+}
+
+/// Why the kernel does not unwrap.
+fn reason(e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "that needs CAP_BPF and CAP_NET_ADMIN in the initial user namespace".into()
+        }
+        Some(libc::EINVAL | libc::ENOSYS) => format!("that needs Linux 6.6 with CONFIG_NET_XGRESS ({e})"),
+        _ => e.to_string(),
+    }
+}
+
 impl Drop for Decapsulator {
     fn drop(&mut self) {
+        self.in_kernel = None;
         self.lifeline = None;
         for t in self.threads.drain(..) {
             let _ = t.join();
@@ -217,34 +287,48 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        // Room for a link header in front of the packet.
-        const ROOM: usize = 14;
-        let mut buf = vec![0u8; ROOM + 65_536];
+        let mut buffers = vec![vec![0u8; 65_536]; BURST];
+        let mut headers = MultiHeaders::<()>::preallocate(BURST, None);
+        let mut lengths = [0; BURST];
         loop {
-            let fd = match &self.source {
-                Source::Raw(raw) => raw.as_fd(),
-                Source::Udp(udp) => udp.as_fd(),
-            };
-            let mut ready =
-                [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.end.as_fd(), PollFlags::POLLIN)];
+            let mut ready = [
+                PollFd::new(self.source.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
+            ];
             if poll(&mut ready, PollTimeout::NONE).is_err() {
                 continue;
             }
             if ready[1].revents().is_some_and(|r| !r.is_empty()) {
                 return;
             }
-            let packet = match &self.source {
-                Source::Raw(raw) => raw.recv(&mut buf[ROOM..]).ok().flatten().map(|(_, p)| p),
-                Source::Udp(udp) => udp.recv(&mut buf[ROOM..]).ok().map(|n| &mut buf[ROOM..ROOM + n]),
-            };
-            let Some(packet) = packet else { continue };
-            let counter = match self.hand_in(packet) {
-                Some(true) => &self.counters.unwrapped,
-                Some(false) => &self.counters.refused,
-                None => &self.counters.ignored,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+            let n = self.receive(&mut headers, &mut buffers, &mut lengths);
+            for (buffer, len) in buffers.iter_mut().zip(lengths).take(n) {
+                let Some(packet) = self.source.payload(&mut buffer[..len]) else { continue };
+                let counter = match self.hand_in(packet) {
+                    Some(true) => &self.counters.unwrapped,
+                    Some(false) => &self.counters.refused,
+                    None => &self.counters.ignored,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Takes what is there, as far as it fits: how many packets.
+    fn receive(
+        &self,
+        headers: &mut MultiHeaders<()>,
+        buffers: &mut [Vec<u8>],
+        lengths: &mut [usize],
+    ) -> usize {
+        let mut places: Vec<[IoSliceMut<'_>; 1]> =
+            buffers.iter_mut().map(|b| [IoSliceMut::new(b.as_mut_slice())]).collect();
+        let fd = self.source.as_fd().as_raw_fd();
+        // an error of the socket (an ICMP error, say) is told once and was no packet
+        let Ok(got) = recvmmsg(fd, headers, places.iter_mut(), MsgFlags::MSG_DONTWAIT, None) else {
+            return 0;
+        };
+        got.zip(lengths).map(|(message, len)| *len = message.bytes).count()
     }
 
     /// True when the kernel took the inner packet, `None` when there is none for us.
@@ -381,16 +465,26 @@ mod tests {
         Ok(Some((client, server)))
     }
 
+    fn may_load_programs() -> bool {
+        use crate::io::sys::bpf::{Map, MapKind};
+        Map::create(MapKind::Hash, 4, 4, 1, "t_may").is_ok()
+    }
+
     #[test]
     fn every_tunnel_of_either_family_reaches_the_vip_and_the_reply_goes_straight_back() {
-        for veth in [false, true] {
+        for (place, veth) in [(Where::User, false), (Where::User, true), (Where::Kernel, false)] {
             for e in [Encapsulation::Ipip, Encapsulation::Gre, Encapsulation::Gue(6080)] {
                 let Some((client, server)) = wire().unwrap() else {
                     eprintln!("skipped: no right to make network namespaces");
                     return;
                 };
                 let vips = [net(true).vip, net(false).vip];
-                let role = Role::Tun { vips: vips.to_vec(), encapsulation: e, device: "lvstun0".into() };
+                let role = Role::Tun {
+                    vips: vips.to_vec(),
+                    encapsulation: e,
+                    device: "lvstun0".into(),
+                    unwrap: place,
+                };
                 let mut journal = Journal::default();
                 let d = server.run(|| {
                     let sources = open_sources(e)?;
@@ -403,6 +497,9 @@ mod tests {
                         sources,
                         inlet: Arc::new(inlet),
                         encapsulation: e,
+                        device: "lvstun0".into(),
+                        place,
+                        in_kernel: None,
                         vips: vips[..].into(),
                         told: Vec::new(),
                         lifeline: None,
@@ -415,7 +512,13 @@ mod tests {
                     d.start()?;
                     Ok(d)
                 });
-                let d = d.unwrap();
+                let d = match d {
+                    Err(why) if place == Where::Kernel && !may_load_programs() => {
+                        eprintln!("skipped: {why}");
+                        return;
+                    }
+                    d => d.unwrap(),
+                };
                 for inner4 in [true, false] {
                     let inner = net(inner4);
                     let service = server.run(|| UdpSocket::bind((inner.vip, 53))).unwrap();
@@ -425,8 +528,13 @@ mod tests {
                     let index = Netlink::open_in(&client).unwrap().index("eth0").unwrap();
                     let wire = client.run(|| Injector::open(index)).unwrap();
                     for outer4 in [true, false] {
-                        let frame = wrapped(e, &net(outer4), &datagram(&inner));
-                        let what = format!("{e} outer4={outer4} inner4={inner4} veth={veth}");
+                        let mut packet = datagram(&inner);
+                        if place == Where::Kernel {
+                            // the kernel marks what is to be completed, and believes nothing else
+                            unwrap::complete_checksum(&mut packet);
+                        }
+                        let frame = wrapped(e, &net(outer4), &packet);
+                        let what = format!("{e} outer4={outer4} inner4={inner4} {place:?} veth={veth}");
                         let mut buf = [0; 16];
                         // The first frames on a fresh wire may come before IPv6 is ready there.
                         let arrived = (0..50).find_map(|_| {
@@ -440,7 +548,8 @@ mod tests {
                         assert_eq!((&buf[..n], from.ip()), (&b"lvs!"[..], inner.vip), "{what}");
                     }
                 }
-                assert!(d.counters().unwrapped.load(Ordering::Relaxed) >= 4);
+                let by_hand = d.counters().unwrapped.load(Ordering::Relaxed);
+                assert!(if place == Where::Kernel { by_hand == 0 } else { by_hand >= 4 }, "{by_hand}");
                 drop(d);
                 server.run(|| Ok(journal.undo())).unwrap();
                 let left = Netlink::open_in(&server).unwrap().links().unwrap();
@@ -457,6 +566,7 @@ mod tests {
             vips: vec!["198.51.100.99".parse().unwrap()],
             encapsulation: Encapsulation::Ipip,
             device: "lvstun0".into(),
+            unwrap: Where::User,
         };
         let prepared = server.run(|| crate::real::prepare(&role)).unwrap();
         let index = Netlink::open_in(&client).unwrap().index("eth0").unwrap();

@@ -18,6 +18,30 @@ pub enum Encapsulation {
     Gue(u16),
 }
 
+/// Who unwraps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Where {
+    /// This process.
+    #[default]
+    User,
+    /// A program in the kernel; what that leaves alone, this process.
+    Kernel,
+    /// The kernel where it can be had.
+    Auto,
+}
+
+impl FromStr for Where {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Where, String> {
+        match s {
+            "user" => Ok(Where::User),
+            "kernel" => Ok(Where::Kernel),
+            "auto" => Ok(Where::Auto),
+            _ => Err(format!("`{s}` is none of user, kernel, auto")),
+        }
+    }
+}
+
 /// Port of GUE (IANA).
 pub const GUE_PORT: u16 = 6080;
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use softlvs::lab::Io;
-use softlvs::real::{self, Encapsulation, Role};
+use softlvs::real::{self, Encapsulation, Role, Where};
 
 use crate::gate;
 use crate::sniff::{self, Sniffer, eventually};
@@ -31,7 +31,7 @@ fn crossed(io: Io, vip6: bool, encapsulation: Encapsulation) {
     client.address("eth0", &on(vip6, 1));
     rs.address("eth0", &on(true, 11));
     rs.address("eth0", &on(false, 11));
-    let role = Role::Tun { vips: vec![vip], encapsulation, device: real::DEVICE.into() };
+    let role = Role::Tun { vips: vec![vip], encapsulation, device: real::DEVICE.into(), unwrap: Where::User };
     let _prepared = rs.ns.run(|| real::prepare(&role)).unwrap();
     let any = SocketAddr::new(if vip6 { "::" } else { "0.0.0.0" }.parse().unwrap(), 80);
     let _server = Server::start(&rs.ns, "rs", any, SocketAddr::new(vip, 80));

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use softlvs::lab::{Io, Mode};
-use softlvs::real::{self, Encapsulation, Role};
+use softlvs::real::{self, Encapsulation, Role, Where};
 
 use crate::gate;
 use crate::sniff::{counters, eventually};
@@ -65,6 +65,7 @@ fn neighbour(mode: Mode, io: Io, ipv6: bool) {
                 vips: vec![vip],
                 encapsulation: Encapsulation::Ipip,
                 device: real::DEVICE.into(),
+                unwrap: Where::User,
             }),
         };
         let prepared = role.map(|r| host.ns.run(|| real::prepare(&r)).unwrap());

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use softlvs::addr::Cidr;
 use softlvs::lab::{Io, Mode};
-use softlvs::real::{self, Encapsulation, Role};
+use softlvs::real::{self, Encapsulation, Role, Where};
 
 use crate::gate;
 use crate::sniff::{self, Sniffer, eventually};
@@ -72,9 +72,12 @@ fn downloads_adapt(mode: Mode, io: Io, ipv6: bool) {
         Mode::Nat => Some(Role::Nat { gateway: ip(3, 1) }),
         Mode::FullNat => None,
         Mode::Dr => Some(Role::Dr { vips }),
-        Mode::Tun => {
-            Some(Role::Tun { vips, encapsulation: Encapsulation::Ipip, device: real::DEVICE.into() })
-        }
+        Mode::Tun => Some(Role::Tun {
+            vips,
+            encapsulation: Encapsulation::Ipip,
+            device: real::DEVICE.into(),
+            unwrap: Where::User,
+        }),
     };
     let _prepared = role.map(|r| rs.ns.run(|| real::prepare(&r)).unwrap());
     if !returns {

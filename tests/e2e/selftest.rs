@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use softlvs::addr::Cidr;
 use softlvs::lab::{Io, Mode};
-use softlvs::real::{self, Encapsulation, Prepared, Role};
+use softlvs::real::{self, Encapsulation, Prepared, Role, Where};
 
 use crate::gate;
 use crate::traffic::{self, Server};
@@ -93,9 +93,12 @@ fn build(mode: Mode, io: Io, p: &Plan) -> World {
         Mode::Nat => Some(Role::Nat { gateway: ip(p.inside) }),
         Mode::FullNat => None,
         Mode::Dr => Some(Role::Dr { vips }),
-        Mode::Tun => {
-            Some(Role::Tun { vips, encapsulation: Encapsulation::Ipip, device: real::DEVICE.into() })
-        }
+        Mode::Tun => Some(Role::Tun {
+            vips,
+            encapsulation: Encapsulation::Ipip,
+            device: real::DEVICE.into(),
+            unwrap: Where::User,
+        }),
     };
     let prepared = role.map(|r| ns2.ns.run(|| real::prepare(&r)).unwrap());
     let device = |i: usize| match io {

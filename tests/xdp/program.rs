@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use softlvs::addr::{Cidr, Mac};
-use softlvs::io::sys::bpf::{Map, MapKind, Program};
+use softlvs::io::sys::bpf::{Kind, Map, MapKind, Program};
 use softlvs::io::xdp::Claims;
 use softlvs::io::xdp::asm::disassemble;
 use softlvs::io::xdp::program::{PASS, Parameters, Take, build};
@@ -83,7 +83,7 @@ fn load(claims: Claims) -> Loaded {
         take: Take::Return(TAKEN as i32),
     })
     .unwrap();
-    let program = Program::load(&code, false, "t_softlvs").unwrap();
+    let program = Program::load(&code, Kind::Xdp { frags: false }, "t_softlvs").unwrap();
     Loaded { claims, program, _maps: [hosts, nets] }
 }
 

@@ -14,8 +14,10 @@ const PROG_TEST_RUN: libc::c_int = 10;
 const OBJ_INFO: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 
+const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
+const ATTACH_TCX_INGRESS: u32 = 46;
 /// `BPF_F_XDP_HAS_FRAGS`: the program may be given packets in several pieces (Linux 5.18).
 const HAS_FRAGS: u32 = 1 << 5;
 /// `BPF_F_NO_PREALLOC`
@@ -138,20 +140,32 @@ impl Map {
     }
 }
 
-/// A loaded XDP program.
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Frames as the driver has them; `frags` says that it may be given packets in several pieces.
+    Xdp {
+        /// See there.
+        frags: bool,
+    },
+    /// Packets as the kernel's stack has them, before anything else of the stack (tcx, Linux 6.6).
+    Ingress,
+}
+
+/// A loaded program.
 #[derive(Debug)]
 pub struct Program(OwnedFd);
 
 impl Program {
-    /// Loads a program; `frags` says that it may be given packets in several pieces.
+    /// Loads a program.
     ///
     /// # Errors
     /// `EPERM` without the privilege; what the verifier said for a program it does not like.
-    pub fn load(program: &[Insn], frags: bool, text: &str) -> io::Result<Program> {
-        match load(program, frags, text, None) {
+    pub fn load(program: &[Insn], kind: Kind, text: &str) -> io::Result<Program> {
+        match load(program, kind, text, None) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) => {
                 let mut log = vec![0u8; 256 * 1024];
-                match load(program, frags, text, Some(&mut log)) {
+                match load(program, kind, text, Some(&mut log)) {
                     Ok(p) => Ok(p),
                     Err(again) => {
                         let said = log.split(|b| *b == 0).next().unwrap_or_default();
@@ -202,7 +216,7 @@ impl Program {
     }
 }
 
-fn load(program: &[Insn], frags: bool, text: &str, log: Option<&mut [u8]>) -> io::Result<Program> {
+fn load(program: &[Insn], kind: Kind, text: &str, log: Option<&mut [u8]>) -> io::Result<Program> {
     #[repr(C)]
     struct Attr {
         kind: u32,
@@ -223,8 +237,12 @@ fn load(program: &[Insn], frags: bool, text: &str, log: Option<&mut [u8]>) -> io
         Some(log) => (1, log.len() as u32, log.as_mut_ptr() as u64),
         None => (0, 0, 0),
     };
+    let (kind, attach, flags) = match kind {
+        Kind::Xdp { frags } => (PROG_TYPE_XDP, ATTACH_XDP, if frags { HAS_FRAGS } else { 0 }),
+        Kind::Ingress => (PROG_TYPE_SCHED_CLS, ATTACH_TCX_INGRESS, 0),
+    };
     let mut attr = Attr {
-        kind: PROG_TYPE_XDP,
+        kind,
         count: bytes.len() as u32,
         // the kernel reads `count` instructions and the text up to its zero, and writes `log_size` bytes
         insns: bytes.as_ptr() as u64,
@@ -233,10 +251,10 @@ fn load(program: &[Insn], frags: bool, text: &str, log: Option<&mut [u8]>) -> io
         log_size,
         log,
         kernel: 0,
-        flags: if frags { HAS_FRAGS } else { 0 },
+        flags,
         name: name(text),
         ifindex: 0,
-        attach: ATTACH_XDP,
+        attach,
     };
     Ok(Program(bpf_fd(PROG_LOAD, &mut attr)?))
 }
@@ -255,11 +273,25 @@ pub enum Attach {
 pub struct Link(OwnedFd);
 
 impl Link {
-    /// Attaches a program.
+    /// Attaches an XDP program.
     ///
     /// # Errors
     /// `EBUSY`, `EEXIST`: there is another one; `EOPNOTSUPP`: not this way on this interface; `EPERM`.
     pub fn attach(program: &Program, ifindex: u32, how: Attach) -> io::Result<Link> {
+        // linux/if_link.h: XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
+        Link::create(program, ifindex, ATTACH_XDP, if how == Attach::Native { 4 } else { 2 })
+    }
+
+    /// Attaches a program to what an interface receives, behind those that are there.
+    ///
+    /// # Errors
+    /// `EINVAL` before Linux 6.6; `ENODEV`; `EPERM`.
+    pub fn attach_ingress(program: &Program, ifindex: u32) -> io::Result<Link> {
+        Link::create(program, ifindex, ATTACH_TCX_INGRESS, 0)
+    }
+
+    fn create(program: &Program, ifindex: u32, kind: u32, flags: u32) -> io::Result<Link> {
+        /// As far as everybody's goes; what a shorter struct does not say is zero.
         #[repr(C)]
         struct Attr {
             program: u32,
@@ -267,10 +299,8 @@ impl Link {
             kind: u32,
             flags: u32,
         }
-        // linux/if_link.h: XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
-        let flags = if how == Attach::Native { 4 } else { 2 };
         let program = program.0.as_raw_fd() as u32;
-        Ok(Link(bpf_fd(LINK_CREATE, &mut Attr { program, ifindex, kind: ATTACH_XDP, flags })?))
+        Ok(Link(bpf_fd(LINK_CREATE, &mut Attr { program, ifindex, kind, flags })?))
     }
 
     /// The interface the program is on; `None` when that has gone or somebody took the program off.

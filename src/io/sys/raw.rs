@@ -2,7 +2,6 @@
 //! unwrapping) and whole frames of any interface (the lab's capture, the injection of unwrapped packets).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 // linux/if_packet.h
@@ -72,42 +71,17 @@ impl RawIp {
         Ok(RawIp { fd, v4 })
     }
 
-    /// Waits for a packet: who sent it, and its bytes behind the outer IP header. `None` for a packet too
-    /// short to be one.
-    ///
-    /// # Errors
-    /// The socket's error; `WouldBlock` when it is set so.
-    pub fn recv<'b>(&self, buf: &'b mut [u8]) -> io::Result<Option<(IpAddr, &'b mut [u8])>> {
-        let (n, from) = recv_from(self.fd.as_fd(), buf)?;
-        let n = n.min(buf.len());
+    /// What follows the outer IP header in what was received; `None` when that is too short to be a packet.
+    pub fn payload<'b>(&self, received: &'b mut [u8]) -> Option<&'b mut [u8]> {
         // raw(7): over IPv4 the packet includes its IP header, over IPv6 it does not.
-        let skip = if self.v4 { usize::from(buf[0] & 15) * 4 } else { 0 };
-        if n < skip.max(1) {
-            return Ok(None);
-        }
-        Ok(ip_of(&from).map(|ip| (ip, &mut buf[skip..n])))
+        let skip = if self.v4 { usize::from(received.first()? & 15) * 4 } else { 0 };
+        received.get_mut(skip..).filter(|p| !p.is_empty())
     }
 }
 
 impl AsFd for RawIp {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-fn ip_of(from: &libc::sockaddr_storage) -> Option<IpAddr> {
-    match i32::from(from.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: the kernel says that it wrote a sockaddr_in; sockaddr_storage is larger and aligned.
-            let a = unsafe { &*(&raw const *from).cast::<libc::sockaddr_in>() };
-            Some(Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).into())
-        }
-        libc::AF_INET6 => {
-            // SAFETY: as above, for sockaddr_in6.
-            let a = unsafe { &*(&raw const *from).cast::<libc::sockaddr_in6>() };
-            Some(Ipv6Addr::from(a.sin6_addr.s6_addr).into())
-        }
-        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A small assembler for eBPF: instructions with labels in, the bytes `bpf(2)` loads out.
 //!
-//! Only what the redirect program needs. Forward and backward jumps are by label and resolved at the end;
+//! Only what the programs here need. Forward and backward jumps are by label and resolved at the end;
 //! a jump that does not fit or a label that is nowhere is an error here and not one of the verifier's.
 
 use std::fmt;
@@ -38,6 +38,17 @@ pub enum Width {
 pub enum Src {
     Reg(Reg),
     Imm(i32),
+}
+
+impl Src {
+    /// Two bytes of a packet as a load of two bytes has them.
+    pub fn half(bytes: [u8; 2]) -> Src {
+        Src::Imm(i32::from(u16::from_ne_bytes(bytes)))
+    }
+    /// Four bytes of a packet as a load of four bytes has them.
+    pub fn word(bytes: [u8; 4]) -> Src {
+        Src::Imm(i32::from_ne_bytes(bytes))
+    }
 }
 
 /// Conditions of jumps. All but [`Test::Above64`] compare the low 32 bits, so that constants with the

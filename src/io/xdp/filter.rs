@@ -11,7 +11,7 @@ use super::explain::{self, Doing};
 use super::program::{Parameters, Take, build};
 use crate::addr::Mac;
 use crate::io::OpenError;
-use crate::io::sys::bpf::{Attach, Link, Map, MapKind, Program};
+use crate::io::sys::bpf::{Attach, Kind, Link, Map, MapKind, Program};
 use crate::io::sys::{link, packet};
 
 /// Most single addresses and networks, real servers included.
@@ -84,7 +84,7 @@ impl Filter {
             take: Take::Redirect(sockets.number()),
         })
         .map_err(|e| explain::failure(interface, Doing::Program, &io::Error::other(e)))?;
-        let load = |frags| Program::load(&code, frags, "softlvs");
+        let load = |frags| Program::load(&code, Kind::Xdp { frags }, "softlvs");
         let (program, frags) = match load(true) {
             Ok(program) => (program, true),
             // kernels before 5.18 do not know packets in pieces

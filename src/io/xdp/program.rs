@@ -71,14 +71,6 @@ struct Writer<'p> {
     pass: Label,
 }
 
-/// Two bytes of a frame as a load of two bytes has them.
-fn half(bytes: [u8; 2]) -> Src {
-    Imm(i32::from(u16::from_ne_bytes(bytes)))
-}
-fn word(bytes: [u8; 4]) -> Src {
-    Imm(i32::from_ne_bytes(bytes))
-}
-
 const ARP: [u8; 2] = [0x08, 0x06];
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -102,16 +94,16 @@ impl Writer<'_> {
         a.load(Width::Byte, R4, R7, 0);
         a.jump_if(Test::Bits, R4, Imm(1), group);
         a.load(Width::Word, R4, R7, 0);
-        a.jump_if(Test::NotEqual, R4, word([m[0], m[1], m[2], m[3]]), pass);
+        a.jump_if(Test::NotEqual, R4, Src::word([m[0], m[1], m[2], m[3]]), pass);
         a.load(Width::Half, R4, R7, 4);
-        a.jump_if(Test::NotEqual, R4, half([m[4], m[5]]), pass);
+        a.jump_if(Test::NotEqual, R4, Src::half([m[4], m[5]]), pass);
         for vlan in VLANS {
-            a.jump_if(Test::Equal, R5, half(vlan), pass);
+            a.jump_if(Test::Equal, R5, Src::half(vlan), pass);
         }
         if self.p.inherited {
-            a.jump_if(Test::Equal, R5, half(IPV4), v4);
-            a.jump_if(Test::Equal, R5, half(IPV6), v6);
-            a.jump_if(Test::Equal, R5, half(ARP), arp);
+            a.jump_if(Test::Equal, R5, Src::half(IPV4), v4);
+            a.jump_if(Test::Equal, R5, Src::half(IPV6), v6);
+            a.jump_if(Test::Equal, R5, Src::half(ARP), arp);
             a.jump(pass);
             a.place(v4);
             self.ipv4();
@@ -121,8 +113,8 @@ impl Writer<'_> {
             a.jump(take);
         }
         self.a.place(group);
-        self.a.jump_if(Test::Equal, R5, half(ARP), arp);
-        self.a.jump_if(Test::NotEqual, R5, half(IPV6), pass);
+        self.a.jump_if(Test::Equal, R5, Src::half(ARP), arp);
+        self.a.jump_if(Test::NotEqual, R5, Src::half(IPV6), pass);
         self.discovery();
         self.a.place(arp);
         self.arp();
@@ -148,7 +140,7 @@ impl Writer<'_> {
         } else {
             a.load(Width::Word, R1, base, off);
             a.store(Width::Double, R10, KEY, Imm(0));
-            a.store(Width::Word, R10, KEY + 8, word([0, 0, 0xff, 0xff]));
+            a.store(Width::Word, R10, KEY + 8, Src::word([0, 0, 0xff, 0xff]));
             a.store(Width::Word, R10, KEY + 12, Src::Reg(R1));
         }
         self.look_up_key(true);
@@ -188,9 +180,9 @@ impl Writer<'_> {
         self.reach(R9, 28);
         let a = &mut self.a;
         a.load(Width::Word, R4, R9, 0);
-        a.jump_if(Test::NotEqual, R4, word([0, 1, 8, 0]), self.pass);
+        a.jump_if(Test::NotEqual, R4, Src::word([0, 1, 8, 0]), self.pass);
         a.load(Width::Half, R4, R9, 4);
-        a.jump_if(Test::NotEqual, R4, half([6, 4]), self.pass);
+        a.jump_if(Test::NotEqual, R4, Src::half([6, 4]), self.pass);
         for address in [24, 14] {
             self.look_up(R9, address, false);
             self.take_if(flag::OURS);
@@ -207,7 +199,7 @@ impl Writer<'_> {
         a.alu(Alu::ShiftRight, R4, Imm(4));
         a.jump_if(Test::NotEqual, R4, Imm(6), self.pass);
         a.load(Width::Half, R4, R9, 6);
-        a.jump_if(Test::NotEqual, R4, half([58, 255]), self.pass);
+        a.jump_if(Test::NotEqual, R4, Src::half([58, 255]), self.pass);
         a.load(Width::Byte, R4, R9, 40);
         a.jump_if(Test::Equal, R4, Imm(135), about);
         a.jump_if(Test::NotEqual, R4, Imm(136), self.pass);
@@ -236,7 +228,7 @@ impl Writer<'_> {
         let rest = a.label();
         a.jump_if(Test::NotEqual, R4, Imm(1), rest);
         a.load(Width::Half, R4, R9, 6);
-        a.jump_if(Test::Bits, R4, half([0x1f, 0xff]), rest);
+        a.jump_if(Test::Bits, R4, Src::half([0x1f, 0xff]), rest);
         a.load(Width::Byte, R5, R9, 0);
         a.alu(Alu::And, R5, Imm(15));
         a.alu(Alu::ShiftLeft, R5, Imm(2));
