@@ -355,4 +355,4 @@ impl Foreign {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -299,3 +299,6 @@ fn same(a: &mut Asm, words: &[u32; 4], label: Label) {
     }
     a.jump(label);
 }
+
+#[cfg(test)]
+mod tests;

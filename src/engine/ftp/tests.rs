@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::addr::Mac;
-use crate::buf::Out;
-use crate::engine::tests::{LAN, Net, WAN, dest, give, net, plan};
+use crate::engine::steer::tests::Band;
+use crate::engine::tests::{LAN, Net, WAN, dest, net, plan};
 use crate::engine::*;
 use crate::host::FtpHelper;
 use crate::nat::ftp;
@@ -28,14 +28,20 @@ struct Seen {
 }
 
 struct Play {
-    engine: Engine,
+    engine: Band,
     net: Net,
     now: Mono,
 }
 
 impl Play {
     fn new(forward: Forward, v6: bool, helper: FtpHelper) -> Play {
-        let mut catalog = Catalog::new(Arc::new(crate::host::NetPlan { ftp: helper, ..plan() }));
+        Play::with(1, forward, v6, helper)
+    }
+
+    /// With several workers, of which any reads any packet.
+    fn with(workers: u16, forward: Forward, v6: bool, helper: FtpHelper) -> Play {
+        let net_plan = Arc::new(crate::host::NetPlan { ftp: helper, ..plan() });
+        let mut catalog = Catalog::new(net_plan).with_workers(workers);
         let n = net(v6);
         for (port, rport) in [(21, 2121), (8080, 8080)] {
             let key = ServiceKey::Address { proto: Proto::Tcp, ip: n.vip, port };
@@ -44,7 +50,7 @@ impl Play {
             catalog.add_dest(&key, dest(n.rs[0], rport, forward)).unwrap();
         }
         let options = EngineOptions { connection_limit: 100, seed: 7, ..EngineOptions::default() };
-        let engine = Engine::new(Mono::ZERO, options, catalog.commit()).unwrap();
+        let engine = Band::new(workers, options, &catalog.commit());
         Play { engine, net: n, now: Mono::ZERO }
     }
 
@@ -64,11 +70,11 @@ impl Play {
         put32(&mut f, l4 + tcp::field::ACK, numbers.1);
         crate::wire::testkit::set_checksum(&mut f[14..], false);
         self.now = Mono(self.now.0 + 1_000_000);
-        let (verdict, sent) = give(&mut self.engine, self.now, port, &f);
+        let (verdict, sent) = self.engine.give(self.now, port, &f);
         if !matches!(verdict, Verdict::Send(_)) {
             return None;
         }
-        let bytes = &sent[0].bytes;
+        let bytes = &sent[0].1;
         crate::engine::tests::sums_right(bytes);
         let Ok(Parsed::Ip(m)) = parse(bytes, Link::Ethernet) else { panic!() };
         let l4 = m.l4 as usize;
@@ -112,9 +118,9 @@ fn six(ip: IpAddr, port: u16) -> String {
 
 #[test]
 fn passive_data_connections_go_to_the_server_of_their_control_connection() {
-    for forward in [Forward::Nat, Forward::FullNat] {
+    for (workers, forward) in [1, 3].iter().flat_map(|w| [(*w, Forward::Nat), (*w, Forward::FullNat)]) {
         for v6 in [false, true] {
-            let mut p = Play::new(forward, v6, FtpHelper::On);
+            let mut p = Play::with(workers, forward, v6, FtpHelper::On);
             let n = p.net;
             let real = p.login(4000);
             let (client, vip) = (at(n.client, 4000), at(n.vip, 21));
@@ -158,9 +164,9 @@ fn passive_data_connections_go_to_the_server_of_their_control_connection() {
 
 #[test]
 fn active_data_connections_reach_the_client() {
-    for forward in [Forward::Nat, Forward::FullNat] {
+    for (workers, forward) in [1, 3].iter().flat_map(|w| [(*w, Forward::Nat), (*w, Forward::FullNat)]) {
         for v6 in [false, true] {
-            let mut p = Play::new(forward, v6, FtpHelper::On);
+            let mut p = Play::with(workers, forward, v6, FtpHelper::On);
             let n = p.net;
             let real = p.login(4000);
             let (client, vip) = (at(n.client, 4000), at(n.vip, 21));
@@ -208,16 +214,18 @@ fn a_control_connection_outlives_its_data_connections_and_nothing_is_left() {
     for minutes in [0u64, 10, 20, 30] {
         p.now = Mono::from_millis(minutes * 60_000 + 1000);
         p.send(WAN, data, (1, 0), if minutes == 0 { SYN } else { ACK }, "").unwrap();
-        p.engine.on_timeout(p.now, &mut Out::new());
+        p.engine.on_timeout(p.now);
         p.engine.check().unwrap();
         assert_eq!(p.engine.connection_count(), 2, "minute {minutes}");
     }
     for minutes in 31..50 {
-        p.engine.on_timeout(Mono::from_millis(minutes * 60_000), &mut Out::new());
+        p.engine.on_timeout(Mono::from_millis(minutes * 60_000));
         p.engine.check().unwrap();
     }
     assert_eq!(p.engine.connection_count(), 0);
-    assert!(p.engine.core.ftp.controls.is_empty() && p.engine.core.ftp.parents.is_empty());
+    assert!(
+        p.engine.engines[0].core.ftp.controls.is_empty() && p.engine.engines[0].core.ftp.parents.is_empty()
+    );
 }
 
 #[test]
@@ -268,7 +276,7 @@ fn super_frames_are_taken_apart_and_their_texts_rewritten() {
     let csum = Csum::Partial { start: m.l4, offset: tcp::field::CHECKSUM as u16 };
     pkt.offload = Offload { csum, gso: Some(gso) };
     let mut out = Out::new();
-    let verdict = p.engine.on_packet(Mono(p.now.0 + 1), LAN, &mut pkt, &mut out);
+    let verdict = p.engine.engines[0].on_packet(Mono(p.now.0 + 1), LAN, &mut pkt, &mut out);
     assert_eq!(verdict, Verdict::Taken(Taken::Split));
     p.engine.check().unwrap();
     let mut heard = Vec::new();
