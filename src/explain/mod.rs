@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::buf::Offload;
 use crate::config::diag::Complaint;
 use crate::engine::{Engine, PortId};
+use crate::svc::WorkerId;
 use crate::time::Mono;
 use crate::wire::{Link, eth};
 
@@ -70,6 +71,38 @@ const LONGEST: usize = crate::buf::MAX_FRAME;
 /// # Errors
 /// The question makes no sense, or not to this engine.
 pub fn answer(engine: &Engine, now: Mono, question: &Question) -> Result<Report, Complaint> {
+    statement(engine, now, question).map(|s| s.report)
+}
+
+/// What one of several workers says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    report: Report,
+    /// Whose packet it is.
+    owner: WorkerId,
+}
+
+/// The statement that counts, of those of all workers in their order: a connection is one worker's; of what is not
+/// known yet it is the one who would open it, with its own local ports, fragments and expected connections.
+///
+/// # Errors
+/// What that worker complained about.
+pub fn decide(mut all: Vec<Result<Statement, Complaint>>) -> Result<Report, Complaint> {
+    let known = all.iter().position(|s| s.as_ref().is_ok_and(|s| s.report.is_known()));
+    let owner =
+        || all.iter().enumerate().position(|(i, s)| matches!(s, Ok(s) if usize::from(s.owner.0) == i));
+    let at = known.or_else(owner).unwrap_or(0);
+    if at >= all.len() {
+        return Err(Complaint::new("there is no worker to ask", ""));
+    }
+    all.swap_remove(at).map(|s| s.report)
+}
+
+/// What a worker says to a question; [`decide`] says whose word counts.
+///
+/// # Errors
+/// As [`answer`].
+pub fn statement(engine: &Engine, now: Mono, question: &Question) -> Result<Statement, Complaint> {
     let (port, frame, made) = match (&question.flow, &question.frame) {
         (Some(text), None) => {
             let flow: Flow = text.parse()?;
@@ -98,7 +131,8 @@ pub fn answer(engine: &Engine, now: Mono, question: &Question) -> Result<Report,
     let told = engine
         .explain(now, port, &frame, Offload::NONE)
         .map_err(|e| Complaint::new(format!("no memory for an explanation: {e}"), ""))?;
-    Ok(Report::new(engine, port, &frame, made, &told))
+    let report = Report::new(engine, port, &frame, made, &told);
+    Ok(Statement { report, owner: engine.owner(port, &frame) })
 }
 
 /// The port a packet comes in on: the one that is named, else what `guess` says, else the first.
@@ -134,4 +168,39 @@ pub fn unhex(text: &str) -> Result<Vec<u8>, Complaint> {
         _ => None,
     };
     text.as_bytes().chunks(2).map(pair).collect::<Option<_>>().ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineOptions;
+    use crate::engine::steer::tests::Band;
+    use crate::engine::tests::{WAN, catalog, frame, net};
+    use crate::svc::{Forward, Proto};
+    use crate::wire::{Parsed, parse};
+
+    /// With FULLNAT every worker has local ports of its own, so only the owner can foretell one.
+    #[test]
+    fn of_several_workers_the_one_that_would_open_the_connection_is_believed() {
+        let options = EngineOptions { connection_limit: 500, seed: 3, ..EngineOptions::default() };
+        let mut band = Band::new(3, options, &catalog(Forward::FullNat, Proto::Tcp).commit());
+        let n = net(false);
+        let ask = |band: &Band, question: &Question| {
+            decide(band.engines.iter().map(|e| statement(e, Mono::ZERO, question)).collect()).unwrap()
+        };
+        for cport in 4000..4040 {
+            let (client, vip) = ((n.client, cport).into(), (n.vip, 80).into());
+            let mac = crate::addr::Mac([2, 0, 0, 0, 1, 1]);
+            let syn = frame(mac, Proto::Tcp, client, vip, 2, b"");
+            let question = Question::frame(&syn, Link::Ethernet);
+            let told = ask(&band, &question);
+            assert!(!told.is_known());
+            let (_, sent) = band.give(Mono::ZERO, WAN, &syn);
+            let Ok(Parsed::Ip(m)) = parse(&sent[0].1, Link::Ethernet) else { panic!() };
+            let local = format!("{}:{}", m.src(&sent[0].1), m.sport);
+            let said = serde_json::to_string(&told).unwrap();
+            assert!(said.contains(&local), "{local}: {said}");
+            assert!(ask(&band, &question).is_known());
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::routes::Call;
 use crate::engine::Engine;
 use crate::engine::explain::watch::{Watch, Watched};
 use crate::explain::report::Live;
-use crate::explain::{Filter, Question, Report, answer};
+use crate::explain::{Filter, Question, Report, decide, statement};
 use crate::serve::workers::Askers;
 use crate::time::{Mono, Span};
 use crate::wire::Link;
@@ -28,11 +28,8 @@ pub async fn explain(context: Context, call: Call) -> Result<Response<Body>, Tro
         let example = r#"for example {"flow": "tcp 10.0.0.9:40000 > 192.0.2.10:80"}"#;
         Trouble::bad(format!("the body is no question: {e}"), example)
     })?;
-    let ask = move |engine: &mut Engine, now: Mono| answer(engine, now, &question);
-    let mut told = context.control.workers().ask_all(ask).await?;
-    // a connection is one worker's; of one that is nobody's they would all say the same
-    let at = told.iter().position(|t| t.as_ref().is_ok_and(Report::is_known)).unwrap_or(0);
-    let report = told.swap_remove(at)?;
+    let ask = move |engine: &mut Engine, now: Mono| statement(engine, now, &question);
+    let report = decide(context.control.workers().ask_all(ask).await?)?;
     line(&report).map(|line| text("application/json", line))
 }
 
