@@ -220,8 +220,8 @@ impl Engine {
         let key = HashKey(random.next(), random.next());
         let mut host = Host::new(now, snapshot.net.clone(), random.next());
         let workers = crew.as_ref().map_or(1, |crew| u32::from(crew.workers()));
-        let icmp_limit = options.host.icmp_limit.map(|limit| limit.div_ceil(workers));
-        host.set_options(HostOptions { icmp_limit, ..options.host });
+        host.set_options(options.host);
+        host.share_limit(workers);
         host.set_silent(workers > 1 && options.worker != HOST);
         // workers look at the common count each for itself: so many may open a connection in one moment
         let limit = options.connection_limit.saturating_sub(workers - 1).max(1);

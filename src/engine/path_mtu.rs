@@ -7,7 +7,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::*};
 
+use dashmap::DashMap;
+
+use crate::nat::pool::Keyed;
 use crate::time::{Mono, Span};
 
 /// How long an MTU is remembered (kernel: `net.ipv4.route.mtu_expires`).
@@ -19,37 +23,89 @@ const LIMIT: usize = 4096;
 
 /// What is known.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PathMtus(HashMap<IpAddr, (u32, Mono)>);
+pub(super) struct PathMtus {
+    known: HashMap<IpAddr, (u32, Mono)>,
+    /// How much of what the other workers told is in `known`.
+    heard: u64,
+}
+
+/// What workers tell each other: the error comes to the one whose connection it quotes, the others send to the
+/// same real servers. Written when an MTU goes down, read when something was written.
+#[derive(Debug)]
+pub(super) struct Told {
+    all: DashMap<IpAddr, (u32, Mono), Keyed>,
+    times: AtomicU64,
+}
+
+impl Told {
+    pub fn new(hash: Keyed) -> Told {
+        Told { all: DashMap::with_hasher(hash), times: AtomicU64::new(0) }
+    }
+
+    /// Passes on what [`PathMtus::learn`] found new.
+    pub fn tell(&self, now: Mono, ip: IpAddr, mtu: u32) {
+        if self.all.len() >= LIMIT {
+            self.all.retain(|_, (_, until)| now < *until);
+        }
+        if self.all.len() < LIMIT || self.all.contains_key(&ip) {
+            self.all.insert(ip, (mtu, now + LIFETIME));
+            self.times.fetch_add(1, Release);
+        }
+    }
+}
 
 impl PathMtus {
     /// Largest IP packet on the way to `ip` where the link out takes `link` bytes.
     #[inline]
     pub fn of(&self, now: Mono, ip: IpAddr, link: u32) -> u32 {
-        if self.0.is_empty() { link } else { self.known(now, ip, link) }
+        if self.known.is_empty() { link } else { self.least(now, ip, link) }
     }
 
     #[cold]
-    fn known(&self, now: Mono, ip: IpAddr, link: u32) -> u32 {
-        match self.0.get(&ip) {
+    fn least(&self, now: Mono, ip: IpAddr, link: u32) -> u32 {
+        match self.known.get(&ip) {
             Some((mtu, until)) if now < *until => link.min(*mtu),
             _ => link,
         }
     }
 
-    /// A router on the way to `ip` says that `mtu` bytes fit; `link` as before.
-    pub fn learn(&mut self, now: Mono, ip: IpAddr, mtu: u32, link: u32) {
+    /// A router on the way to `ip` says that `mtu` bytes fit; `link` as before. Gives what fits now, when that is
+    /// less than before.
+    pub fn learn(&mut self, now: Mono, ip: IpAddr, mtu: u32, link: u32) -> Option<u32> {
         let before = self.of(now, ip, link);
         let mtu = mtu.max(if ip.is_ipv4() { LEAST4 } else { LEAST6 });
-        if mtu > before {
-            return;
-        }
-        if self.0.len() >= LIMIT && !self.0.contains_key(&ip) {
-            self.0.retain(|_, (_, until)| now < *until);
-            if self.0.len() >= LIMIT {
-                return;
+        (mtu <= before && self.keep(now, ip, mtu, now + LIFETIME) && mtu < before).then_some(mtu)
+    }
+
+    fn keep(&mut self, now: Mono, ip: IpAddr, mtu: u32, until: Mono) -> bool {
+        if self.known.len() >= LIMIT && !self.known.contains_key(&ip) {
+            self.known.retain(|_, (_, until)| now < *until);
+            if self.known.len() >= LIMIT {
+                return false;
             }
         }
-        self.0.insert(ip, (mtu, now + LIFETIME));
+        self.known.insert(ip, (mtu, until));
+        true
+    }
+
+    /// Takes over what other workers have learnt since the last time.
+    #[inline]
+    pub fn hear(&mut self, now: Mono, told: &Told) {
+        let times = told.times.load(Acquire);
+        if times != self.heard {
+            self.heard = times;
+            self.take_over(now, told);
+        }
+    }
+
+    #[cold]
+    fn take_over(&mut self, now: Mono, told: &Told) {
+        for entry in &told.all {
+            let (ip, (mtu, until)) = (*entry.key(), *entry.value());
+            if now < until && mtu < self.of(now, ip, u32::MAX) {
+                self.keep(now, ip, mtu, until);
+            }
+        }
     }
 }
 
@@ -90,8 +146,8 @@ mod tests {
         for n in 0..10_000u32 {
             m.learn(NOW, IpAddr::from(n.to_be_bytes()), 1400, 1500);
         }
-        assert_eq!(m.0.len(), LIMIT);
+        assert_eq!(m.known.len(), LIMIT);
         m.learn(NOW + Span::from_secs(601), IpAddr::from([10, 2, 0, 12]), 1400, 1500);
-        assert_eq!(m.0.len(), 1, "room is made of what has expired");
+        assert_eq!(m.known.len(), 1, "room is made of what has expired");
     }
 }

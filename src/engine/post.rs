@@ -1,6 +1,7 @@
 //! An engine as one of several: what it gives to others, what others are told of its connections.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::family::IpFamily;
@@ -61,9 +62,20 @@ impl Post {
         self.steering.learn(snap);
         self.untold = self.me == HOST;
     }
+    /// The way to a real server takes no more than `mtu` bytes: the other workers' packets too.
+    pub fn tell_path(&self, now: Mono, real: IpAddr, mtu: u32) {
+        self.crew.paths.tell(now, real, mtu);
+    }
 }
 
 impl Engine {
+    /// Takes over what other workers have learnt, before a burst.
+    #[inline]
+    pub fn catch_up(&mut self, now: Mono) {
+        if let Some(post) = &self.core.post {
+            self.core.path_mtus.hear(now, &post.crew.paths);
+        }
+    }
     /// What is to be given to other workers; to be drained after every call that takes an [`Out`].
     pub fn poll_handing(&mut self) -> Option<Handing> {
         self.core.post.as_mut()?.handing.pop_front()

@@ -205,7 +205,9 @@ impl Core {
         let link = self.host.route(real).map_or(u32::from(u16::MAX), |r| r.mtu);
         let before = self.path_mtus.of(at.now, real, link);
         if let Some(mtu) = too_big(frame, meta) {
-            self.path_mtus.learn(at.now, real, mtu, link);
+            if let (Some(mtu), Some(post)) = (self.path_mtus.learn(at.now, real, mtu, link), &self.post) {
+                post.tell_path(at.now, real, mtu);
+            }
             if inner.family == Family::V4 && u32::may_fragment(frame, &inner) {
                 // a client that allows fragments gets them
                 return Verdict::Taken(Taken::Local);

@@ -24,6 +24,7 @@ use dashmap::DashMap;
 use hashbrown::HashSet;
 
 use super::Random;
+use super::path_mtu::Told;
 use crate::conn::key::{Addr, Tuple};
 use crate::host::{AddrRange, MarkRule};
 use crate::nat::icmp;
@@ -80,6 +81,8 @@ pub struct Crew {
     live: AtomicUsize,
     foreign: Foreign,
     sets: (u64, u64),
+    /// Path MTUs that the workers have learnt.
+    pub(super) paths: Told,
 }
 
 impl Crew {
@@ -93,6 +96,7 @@ impl Crew {
             live: AtomicUsize::new(0),
             foreign: Foreign::new((random.next(), random.next())),
             sets: (random.next(), random.next()),
+            paths: Told::new(Keyed(random.next(), random.next())),
         }
     }
     /// Number of workers.

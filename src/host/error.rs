@@ -177,9 +177,11 @@ impl Host {
         if limit == 0 {
             return false;
         }
-        let step = Span(1_000_000_000 / u64::from(limit));
+        let sharers = u64::from(self.sharers);
+        let step = Span(1_000_000_000 * sharers / u64::from(limit));
+        let burst = (BURST.min(u64::from(limit)) / sharers).max(1);
         let tat = self.limit_tat.max(now);
-        if tat - now > Span(step.0.saturating_mul(BURST.min(u64::from(limit)) - 1)) {
+        if tat - now > Span(step.0.saturating_mul(burst - 1)) {
             return false;
         }
         self.limit_tat = tat + step;

@@ -151,6 +151,8 @@ pub struct Host {
     random: Random,
     /// Theoretical arrival time of the rate limit (GCRA).
     limit_tat: Mono,
+    /// Hosts that keep the limit together: the workers of a director.
+    sharers: u32,
     /// Addresses to announce since then, and those to announce again, in order of time.
     fresh: VecDeque<IpAddr>,
     fresh_since: Mono,
@@ -179,6 +181,7 @@ impl Host {
             folded,
             random: Random::new(seed ^ 0x6c76_735f_686f_7374),
             limit_tat: now,
+            sharers: 1,
             fresh: VecDeque::new(),
             fresh_since: now,
             again: VecDeque::new(),
@@ -200,6 +203,11 @@ impl Host {
     /// Sets what is left to choice.
     pub fn set_options(&mut self, options: HostOptions) {
         self.options = options;
+    }
+
+    /// One of so many hosts that keep the limit of ICMP errors together, each its share of rate and burst.
+    pub fn share_limit(&mut self, sharers: u32) {
+        self.sharers = sharers.max(1);
     }
 
     /// A silent host answers and announces no address, and reports no conflict: another one does, and this

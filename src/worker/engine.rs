@@ -16,6 +16,7 @@ impl Director for Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
+        self.catch_up(now);
         Engine::on_burst(self, now, port, burst, verdicts, out);
     }
     fn on_handed(
@@ -26,6 +27,7 @@ impl Director for Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
+        self.catch_up(now);
         Engine::on_handed(self, now, port, burst, verdicts, out);
     }
     fn on_whole(

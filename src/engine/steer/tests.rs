@@ -15,6 +15,8 @@ use crate::time::Mono;
 use crate::wire::fragment::{fragment4, fragment6};
 use crate::wire::{Link, Parsed, parse, testkit};
 
+mod limits;
+
 const WAN_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
 const LAN_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
 
@@ -44,6 +46,7 @@ impl Band {
     /// Some worker reads a frame; what all workers do in the end.
     pub fn give(&mut self, now: Mono, port: PortId, bytes: &[u8]) -> (Verdict, Vec<Sent>) {
         let reader = (self.random.next() % self.engines.len() as u64) as usize;
+        self.engines.iter_mut().for_each(|e| e.catch_up(now));
         let mut mem = vec![0u8; HEADROOM + bytes.len() + 256];
         let mut sent = Vec::new();
         let mut verdict = self.deliver(&mut mem, bytes, &mut sent, |band, pkt| {
