@@ -52,6 +52,17 @@ pub fn xdp() -> bool {
     false
 }
 
+/// True when a program of another package is there.
+pub fn program(name: &str) -> bool {
+    match Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status() {
+        Ok(_) => true,
+        Err(e) => {
+            skip(&format!("{name}: {e}"));
+            false
+        }
+    }
+}
+
 /// True when a port of this kind can be opened.
 pub fn io(io: softlvs::lab::Io) -> bool {
     match io {

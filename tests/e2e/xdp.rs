@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use softlvs::io::sys::ns::NetNs;
+use softlvs::io::xdp;
 use softlvs::lab::{Io, Mode};
 use softlvs::real::Encapsulation;
 
@@ -79,6 +80,84 @@ crate::in_namespaces! {
         cell.client().run(|| traffic::ask_udp(udp, "after")).unwrap();
         cell.stop();
         assert!(!program_on(&ns, "eth0"));
+    }
+}
+
+/// Detaches the programs of a director, as an administrator would who knows better.
+fn detach_by_force(director: u32) -> usize {
+    let mut links = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{director}/fdinfo")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+        if field("link_type:") == Some("xdp") {
+            links.extend(field("link_id:").map(str::to_owned));
+        }
+    }
+    for id in &links {
+        let out = Command::new("bpftool").args(["link", "detach", "id", id]).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+    }
+    links.len()
+}
+
+crate::in_namespaces! {
+    fn a_program_that_is_taken_off_by_force_is_put_back_and_traffic_goes_on() {
+        if !gate::xdp() || !gate::program("bpftool") {
+            return;
+        }
+        let mut cell = Cell::start(Mode::Nat, Io::Xdp, false, Encapsulation::Ipip);
+        let ns = cell.topology.node("director").unwrap().ns.try_clone().unwrap();
+        let udp = cell.udp();
+        cell.client().run(|| traffic::ask_udp(udp, "before")).unwrap();
+        assert_eq!(detach_by_force(cell.director.pid()), 2);
+        let back = "the XDP program was taken off the interface and is back";
+        eventually(Duration::from_secs(10), "the programs are back", || {
+            assert!(cell.director.alive());
+            cell.director.log().matches(back).count() == 2
+        });
+        assert!(program_on(&ns, "eth0") && program_on(&ns, "eth1"));
+        for _ in 0..20 {
+            cell.client().run(|| traffic::ask_udp(udp, "after")).unwrap();
+        }
+        cell.stop();
+        assert!(!program_on(&ns, "eth0") && !program_on(&ns, "eth1"));
+    }
+}
+
+crate::in_namespaces! {
+    fn a_program_that_took_the_directors_place_is_named_and_outlived() {
+        if !gate::xdp() || !gate::program("bpftool") {
+            return;
+        }
+        let mut cell = Cell::start(Mode::Nat, Io::Xdp, false, Encapsulation::Ipip);
+        let ns = cell.topology.node("director").unwrap().ns.try_clone().unwrap();
+        let director = Pid::from_raw(cell.director.pid() as i32);
+        let udp = cell.udp();
+        // while it cannot look
+        kill(director, Signal::SIGSTOP).unwrap();
+        assert_eq!(detach_by_force(cell.director.pid()), 2);
+        let other = ns
+            .run(|| {
+                let mac = softlvs::addr::Mac([2, 0, 0, 0, 0, 0x77]);
+                let f = xdp::Filter::new("eth0", mac, true, xdp::XdpMode::Auto).map_err(std::io::Error::other)?;
+                f.attach()?;
+                Ok(f)
+            })
+            .unwrap();
+        kill(director, Signal::SIGCONT).unwrap();
+        let taken = "another XDP program has taken the place of the director's";
+        eventually(Duration::from_secs(10), "it says so", || cell.director.log().contains(taken));
+        assert!(cell.client().run(|| traffic::ask_udp(udp, "meanwhile")).is_err());
+        drop(other);
+        eventually(Duration::from_secs(10), "the programs are back", || {
+            assert!(cell.director.alive());
+            cell.director.log().matches("and is back").count() == 2
+        });
+        assert_eq!(cell.director.log().matches(taken).count(), 1, "said once");
+        for _ in 0..20 {
+            cell.client().run(|| traffic::ask_udp(udp, "after")).unwrap();
+        }
+        cell.stop();
     }
 }
 
