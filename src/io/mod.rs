@@ -133,11 +133,69 @@ pub trait Port: Send {
     fn steer(&mut self, outline: &Outline) {
         let _ = outline;
     }
+    /// What the kernel lost of packets for this queue, since it was opened or [`Port::reopen`]ed.
+    fn losses(&mut self) -> Losses {
+        Losses::default()
+    }
     /// Tries to get the device back after a [`PortError`]; `Ok` when it works again.
     ///
     /// # Errors
     /// Why it is still not there.
     fn reopen(&mut self) -> io::Result<()>;
+}
+
+/// Packets that the kernel could not give to a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The socket's buffer, or the receive ring of an XDP queue, was full.
+    pub full: u64,
+    /// XDP: there was no empty frame.
+    pub no_frame: u64,
+    /// XDP: packets longer than a frame, and the like.
+    pub unsuitable: u64,
+    /// XDP: descriptors the kernel refused, which would be a defect here.
+    pub invalid: u64,
+}
+
+impl Losses {
+    /// All together.
+    pub const fn total(&self) -> u64 {
+        self.full + self.no_frame + self.unsuitable + self.invalid
+    }
+    /// In the order of the fields, with the names they have in metrics and JSON.
+    pub const fn named(&self) -> [(&'static str, u64); 4] {
+        [
+            ("full", self.full),
+            ("no_frame", self.no_frame),
+            ("unsuitable", self.unsuitable),
+            ("invalid", self.invalid),
+        ]
+    }
+    /// What came since `before`; everything when the device began anew in between.
+    pub fn since(self, before: Losses) -> Losses {
+        let parts = self.named().iter().zip(before.named()).all(|(now, then)| now.1 >= then.1);
+        if !parts {
+            return self;
+        }
+        Losses {
+            full: self.full - before.full,
+            no_frame: self.no_frame - before.no_frame,
+            unsuitable: self.unsuitable - before.unsuitable,
+            invalid: self.invalid - before.invalid,
+        }
+    }
+}
+
+impl std::ops::Add for Losses {
+    type Output = Losses;
+    fn add(self, other: Losses) -> Losses {
+        Losses {
+            full: self.full + other.full,
+            no_frame: self.no_frame + other.no_frame,
+            unsuitable: self.unsuitable + other.unsuitable,
+            invalid: self.invalid + other.invalid,
+        }
+    }
 }
 
 /// Result of sending a burst.

@@ -17,8 +17,8 @@ use super::fanout::Fanout;
 use super::sys::{link, packet as sys};
 use super::tuntap::framed;
 use super::{
-    BURST, BURST_BYTES, Burst, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport,
-    SlotIter, fit, mac, room, vnet,
+    BURST, BURST_BYTES, Burst, Losses, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo,
+    SendReport, SlotIter, fit, mac, room, vnet,
 };
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, Offload, PacketBuf};
@@ -51,6 +51,8 @@ pub struct PacketPort {
     batch: sys::Batch,
     /// Frames asked for in one call.
     at_once: usize,
+    /// Packets lost for lack of socket buffer so far.
+    lost: u64,
     vnet: bool,
     info: PortInfo,
 }
@@ -97,7 +99,15 @@ impl PacketPort {
             return Err(super::tap::no_offload(name));
         }
         let info = info(name, device, mac, vnet);
-        Ok(PacketPort { config: config.clone(), fd, batch: sys::Batch::new(), at_once: BURST, vnet, info })
+        Ok(PacketPort {
+            config: config.clone(),
+            fd,
+            batch: sys::Batch::new(),
+            at_once: BURST,
+            lost: 0,
+            vnet,
+            info,
+        })
     }
 
     /// Packets seen and packets lost for lack of socket buffer since the last call.
@@ -262,6 +272,13 @@ impl Port for PacketPort {
         {
             tracing::debug!(port = %self.info.name, %error, "the kernel does not steer, packets are handed over");
         }
+    }
+
+    fn losses(&mut self) -> Losses {
+        // the kernel begins anew with every question
+        let lost = self.kernel_statistics().map_or(0, |(_, lost)| lost);
+        self.lost += u64::from(lost);
+        Losses { full: self.lost, ..Losses::default() }
     }
 
     fn reopen(&mut self) -> io::Result<()> {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::io::Losses;
+
 /// Counters of a port; clones share the same numbers.
 #[derive(Clone, Debug, Default)]
 pub struct PortCounters(Arc<Numbers>);
@@ -16,6 +18,7 @@ struct Numbers {
     refused: AtomicU64,
     down: AtomicU64,
     transitions: AtomicU64,
+    lost: [AtomicU64; 4],
 }
 
 /// The numbers at one moment. Super-frames count as one packet.
@@ -35,6 +38,8 @@ pub struct PortStats {
     pub down: u64,
     /// How often the device broke or came back.
     pub transitions: u64,
+    /// Packets that the kernel could not give to the port, looked at once a second while there is traffic.
+    pub lost: Losses,
 }
 
 impl std::ops::Add for PortStats {
@@ -48,6 +53,7 @@ impl std::ops::Add for PortStats {
             refused: self.refused + other.refused,
             down: self.down + other.down,
             transitions: self.transitions + other.transitions,
+            lost: self.lost + other.lost,
         }
     }
 }
@@ -73,9 +79,15 @@ impl PortCounters {
     pub(super) fn transition(&self) {
         add(&self.0.transitions, 1);
     }
+    pub(super) fn lost(&self, more: Losses) {
+        for (to, (_, n)) in self.0.lost.iter().zip(more.named()) {
+            add(to, n);
+        }
+    }
     /// The numbers now.
     pub fn read(&self) -> PortStats {
         let n = &self.0;
+        let [full, no_frame, unsuitable, invalid] = std::array::from_fn(|i| n.lost[i].load(Relaxed));
         PortStats {
             received: n.received.load(Relaxed),
             received_bytes: n.received_bytes.load(Relaxed),
@@ -84,6 +96,7 @@ impl PortCounters {
             refused: n.refused.load(Relaxed),
             down: n.down.load(Relaxed),
             transitions: n.transitions.load(Relaxed),
+            lost: Losses { full, no_frame, unsuitable, invalid },
         }
     }
 }

@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use super::counters::PortCounters;
 use crate::engine::PortId;
-use crate::io::{Port, PortError};
+use crate::io::{Losses, Port, PortError};
 use crate::time::{Mono, Span};
 
 /// First wait before a broken device is tried again; doubled up to [`SLOWEST`].
@@ -18,12 +18,18 @@ const LINE_EVERY: Span = Span::from_secs(10);
 /// ...and this many at once.
 const LINES: u32 = 6;
 
+/// How often the kernel is asked what it lost.
+const ASK_EVERY: Span = Span::from_secs(1);
+
 /// A worker's queues of all ports.
 #[derive(Default)]
 pub(super) struct Lanes {
     pub all: Vec<Lane>,
     /// By port: the queue that packets leave by.
     ways_out: Vec<usize>,
+    asked: Mono,
+    /// Packets came since.
+    pub stirred: bool,
 }
 
 impl Lanes {
@@ -41,6 +47,23 @@ impl Lanes {
     pub fn ports(&self) -> usize {
         self.ways_out.len()
     }
+    /// Counts what the kernel lost, when there was traffic and it is time; says when it will be.
+    pub fn ask_for_losses(&mut self, now: Mono) -> Option<Mono> {
+        if !self.stirred {
+            return None;
+        }
+        let at = self.asked + ASK_EVERY;
+        if now < at {
+            return Some(at);
+        }
+        (self.asked, self.stirred) = (now, false);
+        for lane in &mut self.all {
+            let lost = lane.port.losses();
+            lane.counters.lost(lost.since(lane.lost));
+            lane.lost = lost;
+        }
+        None
+    }
     /// The queue that packets leave a port by.
     pub fn way_out(&mut self, port: PortId) -> Option<&mut Lane> {
         self.all.get_mut(*self.ways_out.get(usize::from(port.0))?)
@@ -52,6 +75,8 @@ pub(super) struct Lane {
     pub(super) id: PortId,
     pub(super) port: Box<dyn Port>,
     pub(super) counters: PortCounters,
+    /// What the kernel had lost when it was last asked.
+    lost: Losses,
     /// There may be packets to receive.
     pub(super) ready: bool,
     /// `None` while the device works.
@@ -71,7 +96,18 @@ struct Broken {
 impl Lane {
     pub(super) fn new(id: PortId, port: Box<dyn Port>, counters: PortCounters, now: Mono) -> Lane {
         let log = Quota { lines: LINES, filled: now, silent: 0 };
-        Lane { id, port, counters, ready: true, broken: None, told_up: true, up_since: now, wait: FIRST, log }
+        Lane {
+            id,
+            port,
+            counters,
+            lost: Losses::default(),
+            ready: true,
+            broken: None,
+            told_up: true,
+            up_since: now,
+            wait: FIRST,
+            log,
+        }
     }
     pub(super) fn works(&self) -> bool {
         self.broken.is_none()
@@ -152,6 +188,65 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::mem::info;
+    use crate::io::{Burst, PortInfo, SendReport, SlotIter};
+
+    /// A port that has lost so many packets.
+    struct Lossy(crate::io::MemPort, std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+    impl Port for Lossy {
+        fn info(&self) -> &PortInfo {
+            self.0.info()
+        }
+        fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+            self.0.fd()
+        }
+        fn recv_burst<'m>(&mut self, s: &mut SlotIter<'m>, b: &mut Burst<'m>) -> Result<(), PortError> {
+            self.0.recv_burst(s, b)
+        }
+        fn send_burst(
+            &mut self,
+            packets: &mut [&mut crate::buf::PacketBuf<'_>],
+            report: &mut SendReport,
+        ) -> Result<(), PortError> {
+            self.0.send_burst(packets, report)
+        }
+        fn losses(&mut self) -> Losses {
+            let full = self.1.load(std::sync::atomic::Ordering::Relaxed);
+            Losses { full, invalid: 1, ..Losses::default() }
+        }
+        fn reopen(&mut self) -> std::io::Result<()> {
+            self.0.reopen()
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_lost_is_asked_once_a_second_while_there_is_traffic() {
+        let lost = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let set = |n| lost.store(n, std::sync::atomic::Ordering::Relaxed);
+        let end = |name| info(name, crate::addr::Mac::default(), crate::host::OffloadCaps::default());
+        let (near, _far) = crate::io::MemPort::pair(end("near"), end("far"), 4).unwrap();
+        let counters = PortCounters::default();
+        let queues: Vec<Box<dyn Port>> = vec![Box::new(Lossy(near, lost.clone()))];
+        let mut lanes = Lanes::new(vec![(queues, counters.clone())], Mono::ZERO);
+        let at = Mono::from_millis;
+        set(5);
+        assert_eq!(lanes.ask_for_losses(at(5000)), None, "nothing came, nobody is to wake up");
+        assert_eq!(counters.read().lost.total(), 0);
+        lanes.stirred = true;
+        assert_eq!(lanes.ask_for_losses(at(999)), Some(at(1000)));
+        assert_eq!(lanes.ask_for_losses(at(1000)), None);
+        assert_eq!(counters.read().lost, Losses { full: 5, invalid: 1, ..Losses::default() });
+        set(12);
+        lanes.stirred = true;
+        assert_eq!(lanes.ask_for_losses(at(2500)), None);
+        assert_eq!(counters.read().lost, Losses { full: 12, invalid: 1, ..Losses::default() });
+        // it was opened anew in between
+        set(2);
+        lanes.stirred = true;
+        assert_eq!(lanes.ask_for_losses(at(4000)), None);
+        assert_eq!(counters.read().lost.full, 14);
+    }
 
     #[test]
     fn a_thousand_transitions_in_a_second_write_six_lines() {

@@ -210,6 +210,7 @@ impl<D: Director> Worker<D> {
         lane.ready = burst.is_full() || bytes >= BURST_BYTES;
         if !burst.is_empty() {
             lane.counters.received(burst.len(), bytes);
+            self.lanes.stirred = true;
             let mut verdicts = [Verdict::Taken(Taken::Local); BURST];
             let verdicts = &mut verdicts[..burst.len()];
             self.director.on_burst(now, id, &mut burst, verdicts, &mut self.out);
@@ -234,7 +235,7 @@ impl<D: Director> Worker<D> {
     /// Waits until a device or the doorbell calls or something is due; not at all when `busy`.
     fn wait(&mut self, busy: bool) {
         let now = clock::now();
-        let mut due = self.director.poll_timeout();
+        let mut due = self.director.poll_timeout().into_iter().chain(self.lanes.ask_for_losses(now)).min();
         for lane in &mut self.lanes.all {
             let at = lane.wants_at(now);
             lane.ready |= lane.works() && at.is_some_and(|at| at <= now);

@@ -141,6 +141,7 @@ fn every_frame(mode: XdpMode, how: &str) {
         assert!((RECEIVE as usize..5000).contains(&got), "{got}");
         let lost = port.statistics()[0];
         assert_eq!(lost.dropped + lost.ring_full, 5000 - got as u64, "{lost:?}");
+        assert_eq!(port.losses().total(), 5000 - got as u64);
         at_rest(&port);
     });
 }

@@ -19,7 +19,7 @@ use super::error::PortError;
 use super::sys::bpf::Attach;
 use super::sys::xsk::{AnyOf, Statistics};
 use super::sys::{ethtool, link};
-use super::{Burst, MacChoice, OpenError, Port, PortInfo, SendReport, SlotIter, mac, room};
+use super::{Burst, Losses, MacChoice, OpenError, Port, PortInfo, SendReport, SlotIter, mac, room};
 use crate::addr::Mac;
 use crate::buf::{Offload, PacketBuf};
 use crate::host::OffloadCaps;
@@ -291,6 +291,16 @@ impl Port for XdpPort {
         // what an interface that went away had not taken was not sent
         report.sent += if done.is_err() { pushed - pushed.min(queue.unsent() as usize) } else { pushed };
         done
+    }
+
+    fn losses(&mut self) -> Losses {
+        let one = |queue: &Queue| {
+            let s = queue.statistics();
+            // what found no frame is among what was dropped
+            let unsuitable = s.dropped.saturating_sub(s.no_frame);
+            Losses { full: s.ring_full, no_frame: s.no_frame, unsuitable, invalid: s.invalid }
+        };
+        self.queues.iter().map(one).fold(Losses::default(), |a, b| a + b)
     }
 
     fn reopen(&mut self) -> io::Result<()> {

@@ -106,6 +106,17 @@ fn io(o: &mut String, state: &State, ports: &[(PortInfo, PortStats)]) {
     for (i, (_, s)) in ports.iter().enumerate() {
         f.add(&[("port", name(i))], s.full);
     }
+    let mut f = Family::new(
+        o,
+        "softlvs_io_lost_packets_total",
+        "counter",
+        "Packets that the kernel could not give to a port.",
+    );
+    for (i, (_, s)) in ports.iter().enumerate() {
+        for (reason, n) in s.lost.named() {
+            f.add(&[("port", name(i)), ("reason", reason)], n);
+        }
+    }
     let mut f =
         Family::new(o, "softlvs_io_transitions_total", "counter", "How often a device broke or came back.");
     for (i, (_, s)) in ports.iter().enumerate() {

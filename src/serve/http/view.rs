@@ -78,6 +78,7 @@ pub async fn ports(context: Context, _: Call) -> Answer {
             "refused": stats.refused,
             "down": stats.down,
             "transitions": stats.transitions,
+            "lost": stats.lost.named().into_iter().map(|(k, n)| (k.to_owned(), n.into())).collect::<Map<_, Value>>(),
         })
     };
     Ok(answer(&json!({ "ports": all.iter().enumerate().map(one).collect::<Vec<_>>() })))
