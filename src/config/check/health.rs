@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::announce::announce;
 use super::services::default_mode;
 use crate::config::diag::{At, Place, Report, nearest};
 use crate::config::doc::{Doc, Mode, RealDoc, ServiceDoc};
@@ -416,25 +417,6 @@ fn policy(doc: &Doc, s: &ServiceDoc, spec: &ServiceSpec, report: &mut Report) ->
         omega: h.down_at_stop.as_ref().is_some_and(|d| d.value),
         announce: announce(doc, spec, h.announce.as_ref(), report),
     }
-}
-
-fn announce(doc: &Doc, spec: &ServiceSpec, at: Option<&At<String>>, report: &mut Report) -> Option<String> {
-    let at = at?;
-    if matches!(spec.key, ServiceKey::Mark { .. }) {
-        report.error(
-            &at.place,
-            "a service by fwmark has no virtual address to announce",
-            "leave `announce` out",
-        );
-    }
-    if doc.ports.iter().any(|p| p.device.as_ref().is_some_and(|d| d.value.name() == at.value)) {
-        report.error(
-            &at.place,
-            format!("`{}` is a port of the director", at.value),
-            "use a device of its own: `ip link add dummy0 type dummy`",
-        );
-    }
-    Some(at.value.clone())
 }
 
 fn sorry(

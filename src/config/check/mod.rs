@@ -3,6 +3,7 @@
 //! All errors are found in one run. A rule whose inputs are wrong themselves is left out, so that one
 //! mistake makes one message.
 
+mod announce;
 mod doors;
 mod health;
 mod ports;

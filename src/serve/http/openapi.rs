@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::answer::{Body, Trouble, json as answer};
+use super::health;
 use super::routes::{Call, Route, all};
 
 /// `GET /v1/openapi.json`
@@ -30,6 +31,7 @@ pub fn document() -> Value {
         "servers": [{ "url": "http://localhost" }],
         "paths": paths,
         "components": { "schemas": {
+            "Health": health::schema(),
             "Errors": {
                 "type": "object",
                 "required": ["errors"],
@@ -65,7 +67,7 @@ fn operation(route: &Route) -> Value {
         "summary": route.about,
         "operationId": operation_id(route),
         "parameters": parameters,
-        "responses": { "2XX": { "description": "done" }, "4XX": trouble },
+        "responses": { "2XX": done(route), "4XX": trouble },
         "x-public": route.public,
     });
     if route.takes_body {
@@ -74,6 +76,15 @@ fn operation(route: &Route) -> Value {
         });
     }
     operation
+}
+
+/// The answer when all is well, with its schema where there is one.
+fn done(route: &Route) -> Value {
+    if route.path != "/v1/health" {
+        return json!({ "description": "done" });
+    }
+    let schema = json!({ "$ref": "#/components/schemas/Health" });
+    json!({ "description": route.about, "content": { "application/json": { "schema": schema } } })
 }
 
 fn operation_id(route: &Route) -> String {

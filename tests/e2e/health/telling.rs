@@ -58,3 +58,49 @@ in_namespaces! {
         assert_eq!(asked.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }
+
+in_namespaces! {
+    fn what_checks_found_is_told_with_the_state_of_each_server() {
+        let mut c = Cluster::start(Setup { service: "slow_start = \"60s\"\nquorum = 2", ..Setup::of(Mode::FullNat) });
+        let told = |c: &Cluster<'_>| -> serde_json::Value {
+            serde_json::from_str(&c.tell(&["api", "/v1/health"])).unwrap()
+        };
+        let now = |v: &serde_json::Value| -> Vec<String> {
+            let reals = v["services"][0]["reals"].as_array().unwrap();
+            reals.iter().map(|r| format!("{} {}", r["state"].as_str().unwrap(), r["now"].as_str().unwrap())).collect()
+        };
+        let v = told(&c);
+        let service = &v["services"][0];
+        assert_eq!((v["services"].as_array().unwrap().len(), service["name"].as_str()), (1, Some("web")));
+        assert_eq!(service["service"], "tcp/192.0.2.10:80");
+        assert_eq!((&service["up"], &service["healthy_weight"], &service["sorry_server"]), (&true.into(), &3.into(), &false.into()));
+        assert_eq!(now(&v), ["up serves", "up serves", "up serves"]);
+        assert_eq!(service["reals"][1]["real"], "10.0.0.12:8080");
+
+        c.reals[1].stop();
+        c.wait_for(": down: ", 1);
+        let v = told(&c);
+        let real = &v["services"][0]["reals"][1];
+        assert_eq!(now(&v), ["up serves", "up removed", "up serves"]);
+        assert_eq!((&real["healthy"], &real["checks"][0]["check"], &real["checks"][0]["up"]), (&false.into(), &"c".into(), &false.into()));
+        assert!(real["checks"][0]["last"].as_str().unwrap().contains("refused"), "{real}");
+        assert_eq!(v["services"][0]["healthy_weight"], 2);
+
+        c.reals[1].begin();
+        c.wait_for(": up: ", 1);
+        assert_eq!(now(&told(&c)), ["up serves", "up slow_start", "up serves"]);
+
+        c.reload(&c.configuration("state = \"drain\"\ndrain_deadline = \"300s\""));
+        c.wait_for(": draining", 1);
+        let v = told(&c);
+        assert_eq!(now(&v), ["up serves", "drain drains", "up serves"]);
+        assert!((290_000..=300_000).contains(&v["services"][0]["reals"][1]["deadline_ms"].as_u64().unwrap()), "{v}");
+        c.reload(&c.configuration("state = \"maintenance\""));
+        c.wait_for("configuration read again", 2);
+        let end = Instant::now() + Duration::from_secs(5);
+        while now(&told(&c)) != ["up serves", "maintenance removed", "up serves"] {
+            assert!(Instant::now() < end, "{}", told(&c));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
