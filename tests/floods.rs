@@ -227,7 +227,7 @@ proptest! {
         }
         prop_assert_eq!(lab.engine.connection_count(), limit as usize);
         prop_assert_eq!(lab.engine.drops().of(DropReason::TableFull), u64::from(extra));
-        lab.wait(61);
+        lab.wait(63);
         prop_assert_eq!(lab.engine.connection_count(), 0);
         lab.engine.check().unwrap();
     }

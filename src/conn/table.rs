@@ -421,6 +421,10 @@ impl<A: Addr> Table<A> {
             self.arm_earlier(slot, deadline);
         }
     }
+    /// A connection whose deadline has passed is left alone until then.
+    pub fn defer(&mut self, slot: u32, until: Tick) {
+        self.arm_earlier(slot, until);
+    }
     #[cold]
     fn arm_earlier(&mut self, slot: u32, deadline: Tick) {
         self.unlink(slot);
@@ -445,7 +449,7 @@ impl<A: Addr> Table<A> {
         conn
     }
     /// The next connection whose deadline has passed. It still hangs in the table: the caller closes it
-    /// or gives it a new deadline with [`Table::touch`] and calls again. `budget` counts down with every
+    /// or gives it a new deadline with [`Table::touch`], or a respite with [`Table::defer`], and calls again. `budget` counts down with every
     /// connection looked at; at zero the answer is `None` although there may be more.
     pub fn next_due(&mut self, now: Mono, budget: &mut u32) -> Option<u32> {
         let tick = Tick::of(now);

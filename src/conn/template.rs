@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+use super::wheel::{fires, looked_at};
 use crate::svc::{DestId, DestLive};
 use crate::time::{Mono, Span};
 
@@ -212,7 +213,7 @@ impl Templates {
         made.live.bind_template();
         self.count.fetch_add(1, Relaxed);
         let mut queue = self.queue();
-        queue.push(made.deadline() + late(new.timeout), Arc::clone(&made));
+        queue.push(look(made.deadline(), new.timeout), Arc::clone(&made));
         self.first.store(queue.first(), Relaxed);
         drop(queue);
         made
@@ -262,14 +263,14 @@ impl Templates {
             if template.ended.load(Relaxed) {
                 // a purge ended it while it was on its way from one place in the queue to another
             } else if deadline > now {
-                self.put_back(deadline + late(Span(template.timeout.load(Relaxed))), template);
+                self.put_back(look(deadline, Span(template.timeout.load(Relaxed))), template);
             } else if self.end(&template) {
                 ended(&template);
             } else {
                 // counted from when it was due, so that being called late does not add up
                 let from = if now.since(armed) > AGAIN { now } else { armed };
                 template.again(from);
-                self.put_back(from + AGAIN_IN_TICKS, template);
+                self.put_back(look(from + AGAIN, AGAIN), template);
             }
         }
     }
@@ -364,6 +365,12 @@ impl Templates {
     }
 }
 
+/// When a template is looked at: with the connections whose timers go off at the same moment, which end
+/// first (the kernel's timers of one step go off in the opposite order of being set).
+fn look(deadline: Mono, timeout: Span) -> Mono {
+    looked_at(fires(deadline, timeout))
+}
+
 impl Queue {
     fn push(&mut self, at: Mono, template: Arc<Template>) {
         self.armed.insert((at, self.next), template);
@@ -373,23 +380,6 @@ impl Queue {
         self.armed.first_key_value().map_or(u64::MAX, |((at, _), _)| at.0)
     }
 }
-
-/// The kernel's timers count in steps that grow with the timeout (IPVS-RULES 79) and fire at the end of
-/// one: with 250 ticks a second and eight times longer steps from one level of its wheel to the next.
-fn step(timeout: Span) -> Span {
-    let tick = Span::from_millis(4);
-    let level = (0..7).find(|n| timeout.0 < (tick.0 * 63) << (3 * n)).unwrap_or(7);
-    Span(tick.0 << (3 * level))
-}
-
-/// How late a timer that was set at any moment fires in the mean.
-fn late(timeout: Span) -> Span {
-    Span(step(timeout).0 / 2)
-}
-
-/// A timer that is set at the moment it fires is at a step's end already and gets whole steps: 61.44 s
-/// (`5-pers-udp-template-extend`, where five of them follow one another).
-const AGAIN_IN_TICKS: Span = Span::from_millis(30 * 2048);
 
 #[cfg(test)]
 mod tests {
@@ -485,15 +475,16 @@ mod tests {
     fn long_lists_come_whole_and_in_order() {
         let (all, live) = (Templates::default(), Arc::default());
         let n = PORTION as u32 * 2 + 1;
+        let lasts = |i: u32| Span::from_secs(1 + u64::from(n - i) * 40);
         for i in 0..n {
             let key = TemplateKey { client: IpAddr::V4(i.into()), ..key(0) };
             let real = (IpAddr::from([10, 2, 0, 11]), 80);
-            let timeout = Span::from_secs(1 + u64::from(n - i) * 40);
+            let timeout = lasts(i);
             all.add(Mono::ZERO, NewTemplate { key, dest: DestId(1), real, live: &live, timeout }).release();
         }
         let list = all.list();
         assert_eq!(list.len(), n as usize);
-        assert!(list.is_sorted_by_key(|t| t.deadline()));
+        assert!(list.is_sorted_by_key(|t| look(t.deadline(), Span(t.timeout.load(Relaxed)))));
         all.purge(|_| true, |_| {});
         all.check().unwrap();
         assert!(all.is_empty());
@@ -509,12 +500,6 @@ mod tests {
         all.expire(secs_at(10), 20, |_| n += 1);
         assert_eq!((n, all.len()), (20, 30));
         assert!(all.poll_timeout().is_some_and(|at| at < secs_at(10)));
-    }
-
-    #[test]
-    fn the_kernels_timer_steps() {
-        let ms = |n: u64| step(Span::from_secs(n)).as_millis();
-        assert_eq!([ms(0), ms(1), ms(10), ms(60), ms(300), ms(3600)], [4, 32, 256, 2048, 16_384, 131_072]);
     }
 
     /// Threads that open, close and look on the same few clients: nothing is lost, nobody waits for ever.

@@ -5,8 +5,11 @@
 //! touched when the deadline moves *before* the bucket the connection hangs in, which happens on state
 //! changes to shorter timeouts only. When a bucket's time comes, its connections are looked at: the
 //! expired ones are handed out, the others are hung where their deadline now says. So an established flow
-//! costs the wheel one visit per timeout, not one per packet. Nothing expires early; everything expires
-//! at most one bucket late.
+//! costs the wheel one visit per timeout, not one per packet. Nothing expires early.
+//!
+//! The kernel's timers are late by up to a step of its own wheel (IPVS-RULES 79), which decides what a
+//! packet meets that comes about then. [`fires`] tells when they go off; connections and templates stay
+//! as long.
 
 use crate::time::{Mono, Span};
 
@@ -49,6 +52,10 @@ impl Tick {
     pub fn span_until(self, later: Tick) -> Span {
         Span(self.until(later).max(0) as u64 * TICK)
     }
+    /// This tick's time, given one that is not before it.
+    pub fn before(self, now: Mono) -> Mono {
+        Mono((now.0 / TICK).saturating_sub(u64::from(self.until(Tick::of(now)).unsigned_abs())) * TICK)
+    }
     /// Number of the bucket of this tick, not yet reduced to the wheel's size.
     #[inline]
     pub const fn bucket(self) -> u32 {
@@ -60,6 +67,26 @@ impl Tick {
 #[inline]
 pub fn ticks(span: Span) -> u32 {
     span.0.div_ceil(TICK).min(1 << 30) as u32
+}
+
+/// How finely the kernel's timers count: with 250 ticks a second, in steps eight times longer from one
+/// level of its wheel to the next.
+fn step(timeout: Span) -> Span {
+    let tick = Span::from_millis(4);
+    let level = (0..7).find(|n| timeout.0 < (tick.0 * 63) << (3 * n)).unwrap_or(7);
+    Span(tick.0 << (3 * level))
+}
+
+/// When a timer of the kernel's goes off that was set `timeout` before `deadline`: at the end of the step
+/// that this lies in, 2 s long for a minute, 16 s for five. Steps begin at time zero.
+pub fn fires(deadline: Mono, timeout: Span) -> Mono {
+    let step = step(timeout).0;
+    Mono((deadline.0 / step).saturating_add(1).saturating_mul(step))
+}
+
+/// When what is armed for `at` is looked at: its bucket has passed.
+pub fn looked_at(at: Mono) -> Mono {
+    next_bucket(Mono(at.0.div_ceil(TICK) * TICK))
 }
 
 /// Start of the bucket after the one that `now` lies in.
@@ -86,6 +113,22 @@ mod tests {
     fn spans_round_up_so_that_nothing_expires_early() {
         assert_eq!(Tick(0).after(Span(1)), Tick(1));
         assert_eq!(Tick(0).after(Span::from_millis(16)), Tick(2));
+    }
+
+    #[test]
+    fn the_kernels_timer_steps() {
+        let ms = |n: u64| step(Span::from_secs(n)).as_millis();
+        assert_eq!([ms(0), ms(1), ms(10), ms(60), ms(300), ms(3600)], [4, 32, 256, 2048, 16_384, 131_072]);
+    }
+
+    #[test]
+    fn a_timer_goes_off_at_the_end_of_its_step() {
+        let minute = Span::from_secs(60);
+        let fired = fires(Mono::ZERO + minute, minute);
+        assert_eq!(fired, Mono::from_millis(30 * 2048));
+        // one that is set at the moment it fires gets whole steps (`5-pers-udp-template-extend`)
+        assert_eq!(fires(fired + minute, minute), Mono::from_millis(60 * 2048));
+        assert_eq!(fires(Mono::from_millis(2047), minute), Mono::from_millis(2048));
     }
 
     #[test]

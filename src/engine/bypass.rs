@@ -27,7 +27,7 @@ impl Core {
             return none;
         };
         if service.spec.one_packet && proto == Proto::Udp {
-            return self.pass::<A>(at, meta, pkt, out);
+            return self.pass_silently::<A>(at, meta, pkt, out);
         }
         if self.live() >= self.limit as usize {
             return Verdict::Drop(DropReason::TableFull);
@@ -84,6 +84,21 @@ impl Core {
         }
         let timeout = snap.timeouts.of(conn.state);
         table.touch(slot, at.now, timeout);
+        self.pass_silently::<A>(at, meta, pkt, out)
+    }
+
+    /// Routes it on. The kernel tells nobody about what goes wrong on the way: it would have to answer from
+    /// the address the packet was for, which is not its own.
+    fn pass_silently<A: IpFamily>(
+        &mut self,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Verdict {
+        if meta.ttl <= 1 {
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
         self.pass::<A>(at, meta, pkt, out)
     }
 }

@@ -17,6 +17,8 @@ use crate::time::{Mono, Span};
 /// One thirty-second of the table is looked at per second, in this many portions.
 const PORTIONS: usize = 16;
 const TICK: Span = Span::from_millis(1000 / PORTIONS as u64);
+/// A new `am_droprate` is noticed so often (the kernel's timer of 1 s, at the end of its step).
+const LEVELS: Span = Span::from_millis(1024);
 /// Bytes of a page, and of a connection.
 const PAGE: u64 = 4096;
 const CONN: u64 = 64;
@@ -34,6 +36,10 @@ pub(super) struct Defense {
     /// Every so many packets that would open a connection one is dropped; 0 for none.
     rate: i64,
     counter: i64,
+    /// The mode of `drop_packet` that this rate belongs to.
+    mode: u8,
+    /// When a new `am_droprate` is noticed.
+    levels_at: Mono,
     /// Connections are looked for that can be dropped.
     pub scanning: bool,
     next: Mono,
@@ -69,7 +75,9 @@ impl Defense {
         self.long_way = self.attack || self.listened;
         self.scanning = on(sysctl.drop_entry);
         // the count goes on where it was: what changes is where it begins again
+        let same = std::mem::replace(&mut self.mode, sysctl.drop_packet) == sysctl.drop_packet;
         self.rate = match sysctl.drop_packet {
+            3 if same => self.rate,
             3 => sysctl.am_droprate,
             1 | 2 if short => (wanted / (wanted - free)).max(1) as i64,
             _ => 0,
@@ -84,7 +92,21 @@ impl Defense {
     /// When the levels and the table are to be looked at again.
     pub fn poll_timeout(&self, sysctl: &Sysctl, live: usize) -> Option<Mono> {
         let watching = [sysctl.secure_tcp, sysctl.drop_packet, sysctl.drop_entry].iter().any(|m| *m % 3 != 0);
-        ((watching || self.scanning) && live > 0).then_some(self.next)
+        let due = ((watching || self.scanning) && live > 0).then_some(self.next);
+        let unnoticed = sysctl.drop_packet == 3 && sysctl.am_droprate != self.rate;
+        let notice = unnoticed.then_some(self.levels_at);
+        due.into_iter().chain(notice).min()
+    }
+
+    /// The levels are looked at again in a while.
+    fn notice(&mut self, sysctl: &Sysctl, now: Mono) {
+        if now < self.levels_at {
+            return;
+        }
+        self.levels_at = Mono((now.0 / LEVELS.0 + 1) * LEVELS.0);
+        if sysctl.drop_packet == 3 {
+            self.rate = sysctl.am_droprate;
+        }
     }
 
     /// The kernel's choice among connections that are not half open (`todrop_entry`): long idle, and with
@@ -110,6 +132,7 @@ impl Core {
             return;
         }
         self.defense.next = now + TICK;
+        self.defense.notice(&snap.sysctl, now);
         self.defense.set(&snap.sysctl, self.live(), self.limit);
         if self.defense.scanning {
             self.drop_entries::<u32>(snap, now);
@@ -134,7 +157,8 @@ impl Core {
     }
 
     /// Sets the levels at once: a switch was changed.
-    pub(super) fn set_defense(&mut self, snap: &Snapshot) {
+    pub(super) fn set_defense(&mut self, now: Mono, snap: &Snapshot) {
+        self.defense.levels_at = Mono((now.0 / LEVELS.0 + 1) * LEVELS.0);
         self.defense.set(&snap.sysctl, self.live(), self.limit);
     }
 }

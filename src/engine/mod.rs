@@ -53,6 +53,7 @@ use std::sync::Arc;
 use crate::buf::Out;
 use crate::conn::key::HashKey;
 use crate::conn::table::{Table, flag};
+use crate::conn::wheel::{self, Tick};
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};
@@ -424,7 +425,7 @@ impl Core {
         }
     }
     fn configure(&mut self, now: Mono, snap: &Snapshot) {
-        self.set_defense(snap);
+        self.set_defense(now, snap);
         let worker = self.worker;
         let ports = self.post.as_mut().map_or(PORTS, |post| {
             post.configure(snap);
@@ -465,11 +466,26 @@ impl Core {
     fn expire<A: IpFamily>(&mut self, snap: &Snapshot, now: Mono) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(slot) = A::table(&mut self.tables).next_due(now, &mut budget) {
-            if self.ftp_waits::<A>(slot, now) {
+            if self.lingers::<A>(snap, slot, now) || self.ftp_waits::<A>(slot, now) {
                 continue;
             }
             self.close::<A>(snap, slot);
         }
+    }
+    /// Nothing ends before the kernel's timer would have gone off: until then it is listed with 00:00,
+    /// counts, and takes packets, which give it a new deadline.
+    fn lingers<A: IpFamily>(&mut self, snap: &Snapshot, slot: u32, now: Mono) -> bool {
+        let table = A::table(&mut self.tables);
+        let conn = table.get(slot);
+        let timeout = match snap.dest(conn.dest) {
+            Some(dest) => inbound::timeout(snap, dest, conn.state),
+            None => snap.timeouts.of(conn.state),
+        };
+        let end = wheel::fires(conn.deadline.before(now), timeout);
+        if end > now {
+            table.defer(slot, Tick::of(now).after(end.since(now)));
+        }
+        end > now
     }
     /// Ends a connection and takes it off every count.
     fn close<A: IpFamily>(&mut self, snap: &Snapshot, slot: u32) {

@@ -53,8 +53,9 @@ impl Core {
         let begins = may_begin(snap, proto, &meta, pkt.bytes());
         self.tell_begin(&meta, begins);
         if !begins {
+            // by mark, for somebody else: the kernel has routed it to itself and can answer with no address
             if !ours {
-                return self.route_on::<A>(snap, at, meta, pkt, out);
+                return Verdict::Drop(DropReason::NotSyn);
             }
             return self.host.local_in(at.now, at.port, &meta, pkt, out);
         }

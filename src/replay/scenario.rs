@@ -28,8 +28,9 @@ pub struct Scenario {
     /// Shell commands of the recording host.
     #[serde(default)]
     pub(super) setup: Vec<String>,
-    #[serde(default)]
-    pub(super) sysctls: BTreeMap<String, Value>,
+    /// Switches that were set before the start, in that order.
+    #[serde(default, deserialize_with = "in_order")]
+    pub(super) sysctls: Vec<(String, Value)>,
     #[serde(default)]
     pub(super) ipvsadm: Vec<String>,
     /// What `ipvsadm` refused of those lines.
@@ -43,6 +44,9 @@ pub struct Scenario {
     pub(super) picks: Vec<String>,
     #[serde(default)]
     pub(super) texts: Vec<Text>,
+    /// What the commands of steps printed, where they printed anything.
+    #[serde(default)]
+    pub(super) cmd_results: Vec<CmdResult>,
     #[serde(default)]
     /// Commands of a session of commands.
     pub commands: Vec<CommandRecord>,
@@ -107,6 +111,12 @@ impl Scenario {
     pub fn title(&self) -> String {
         format!("{}-{}", self.group, self.name)
     }
+    /// Does it set the rate at which new connections are dropped?
+    pub(super) fn looks_at_defences(&self) -> bool {
+        let before = self.sysctls.iter().map(|(name, _)| name);
+        let names = before.chain(self.steps.iter().flat_map(|s| s.sysctl.keys()));
+        names.into_iter().any(|name| name.ends_with("am_droprate"))
+    }
 }
 
 /// An interface of the director.
@@ -144,6 +154,16 @@ pub(super) struct Step {
     pub sysctl: BTreeMap<String, Value>,
 }
 
+/// What a command of a step came to.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct CmdResult {
+    pub step: usize,
+    #[serde(default)]
+    pub rc: i32,
+    #[serde(default)]
+    pub stderr: String,
+}
+
 /// A frame the director emitted.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Expected {
@@ -177,6 +197,25 @@ pub(super) struct Text {
     pub rows: Option<Vec<String>>,
     /// The second run printed something else.
     pub other_run: Option<String>,
+}
+
+/// The entries of an object as they stand in the file.
+fn in_order<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(String, Value)>, D::Error> {
+    struct Entries;
+    impl<'de> serde::de::Visitor<'de> for Entries {
+        type Value = Vec<(String, Value)>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = map.next_entry()? {
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+    from.deserialize_map(Entries)
 }
 
 /// Hexadecimal digits to bytes; `(bb*N)` is N times the byte bb.
