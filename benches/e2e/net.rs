@@ -10,6 +10,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use softlvs::addr::{Cidr, Mac};
@@ -113,7 +114,20 @@ pub struct Net {
     pub served: Option<Ipv4Addr>,
     /// The real server's device that requests arrive on.
     pub arrival: &'static str,
-    _prepared: Option<Prepared>,
+    prepared: Mutex<Option<Prepared>>,
+}
+
+/// Packets reach the real server's device as they left the director, until this is dropped.
+pub struct Wrapped<'n>(&'n Net);
+
+impl Drop for Wrapped<'_> {
+    fn drop(&mut self) {
+        if let Some(d) = self.0.prepared().as_mut().and_then(|p| p.decapsulator.as_mut())
+            && let Err(e) = self.0.server.ns.run(|| d.resume())
+        {
+            eprintln!("e2e: {e}");
+        }
+    }
 }
 
 impl Net {
@@ -179,9 +193,22 @@ impl Net {
             Way::Dnat | Way::Haproxy | Way::NginxStream | Way::Softlvs { .. } => VIP,
         };
         let arrival = if config.way == Way::Direct { "x0" } else { "eth0" };
-        let mut made = Net { client, director, server, target, served, arrival, _prepared: prepared };
+        let mut made =
+            Net { client, director, server, target, served, arrival, prepared: Mutex::new(prepared) };
         made.director_side(config)?;
         Ok(made)
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Option<Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the real server's kernel from unwrapping before a device's packets can be counted.
+    pub fn wrapped(&self) -> Wrapped<'_> {
+        if let Some(d) = self.prepared().as_mut().and_then(|p| p.decapsulator.as_mut()) {
+            d.suspend();
+        }
+        Wrapped(self)
     }
 
     /// The kernel's part in the director's namespace.

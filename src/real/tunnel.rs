@@ -160,6 +160,19 @@ impl Decapsulator {
 }
 
 impl Decapsulator {
+    /// Takes the kernel's programs off, so that everything comes to user space, until [`Decapsulator::resume`].
+    pub fn suspend(&mut self) {
+        self.in_kernel = None;
+    }
+
+    /// Puts the kernel's programs back, where they are wanted.
+    ///
+    /// # Errors
+    /// As [`Decapsulator::start`].
+    pub fn resume(&mut self) -> io::Result<()> {
+        self.start_in_kernel().map(drop)
+    }
+
     fn start_in_kernel(&mut self) -> io::Result<String> {
         let e = self.encapsulation;
         if self.place == Where::User {

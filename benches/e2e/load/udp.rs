@@ -29,6 +29,7 @@ pub fn packets(rig: &Rig, seconds: f64) -> io::Result<Outcome> {
     let net = &rig.net;
     let tunnel = matches!(rig.config.way, Way::Softlvs { mode: Mode::Tun, .. });
     let what = if tunnel { "ip protocol 4".to_owned() } else { format!("udp dport {DISCARD}") };
+    let _wrapped = net.wrapped();
     let sink = Sink::install(net, net.arrival, &format!("{what} counter name \"n\" drop"))?;
     let (sent, elapsed) = net.client.ns.run(|| blast(net, seconds))?;
     // what is still under way
