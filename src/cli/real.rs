@@ -6,14 +6,16 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::control::Output;
 use super::error::{Failure, complain};
 use super::print;
-use crate::real::{self, DEVICE, Encapsulation, Journal, Role, Where};
+use crate::real::{self, Checked, DEVICE, Encapsulation, Journal, Role, Where};
 
 const EXAMPLES: &str = "\
 Examples:
   softlvs real nat --gateway 10.0.0.1
   softlvs real dr --vip 192.0.2.10 --dry-run
+  softlvs real dr --vip 192.0.2.10 --check
   softlvs real dr --vip 192.0.2.10 --undo
   softlvs real tun --vip 192.0.2.10 --tunnel gue     unwraps until it is stopped";
 
@@ -30,6 +32,12 @@ pub struct RealArgs {
     /// Take back what was done before
     #[arg(long, global = true)]
     pub undo: bool,
+    /// Compare what is there with what is needed and do nothing; exit 1 when something is missing
+    #[arg(long, global = true, conflicts_with_all = ["undo", "dry_run"])]
+    pub check: bool,
+    /// How --check prints it
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// The forwarding methods that need something of the real server (fullnat needs nothing).
@@ -90,6 +98,13 @@ pub fn real(args: RealArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let failed = |what: &'static str| move |e: std::io::Error| super::lab::failure(what, &e);
+    if args.output == Output::Json && !args.check {
+        return Err(Failure::wrong("-o json", "it is for --check", "leave it out, or add --check"));
+    }
+    if args.check {
+        let told = real::check(&role).map_err(failed("cannot look at this host"))?;
+        return checked(&role, &told, args.output);
+    }
     if args.undo {
         let mut journal = Journal::load(role.name()).map_err(failed("cannot read what was done"))?;
         if journal.is_empty() {
@@ -121,6 +136,26 @@ pub fn real(args: RealArgs) -> Result<ExitCode, Failure> {
     let code = undo(&mut prepared.journal)?;
     Journal::forget(role.name()).map_err(failed("cannot remove the record of what was done"))?;
     Ok(code)
+}
+
+/// Says what is right and what is not.
+fn checked(role: &Role, told: &[Checked], output: Output) -> Result<ExitCode, Failure> {
+    let right = told.iter().all(|c| c.right);
+    let text = match output {
+        Output::Json => {
+            let all = serde_json::json!({ "role": role.name(), "right": right, "steps": told });
+            format!("{all}\n")
+        }
+        Output::Text => told
+            .iter()
+            .map(|c| match c.right {
+                true => format!("right:   {}\n", c.step),
+                false => format!("missing: {}: {}\nremedy:  {}\n", c.step, c.found, c.remedy.join(" && ")),
+            })
+            .collect(),
+    };
+    print(&text)?;
+    Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn undo(journal: &mut Journal) -> Result<ExitCode, Failure> {

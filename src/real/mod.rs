@@ -6,6 +6,7 @@
 //! * TUN: the same, and somebody must unwrap the packets: [`tunnel`] does it in this process, without any
 //!   kernel module; [`kernel`] in the kernel, where that is allowed.
 
+mod check;
 pub mod kernel;
 pub mod steps;
 pub mod tunnel;
@@ -15,6 +16,7 @@ use std::io;
 use std::net::IpAddr;
 
 use crate::addr::Cidr;
+pub use check::{Checked, check};
 pub use steps::{Journal, Step};
 pub use tunnel::Decapsulator;
 pub use unwrap::{Encapsulation, Where};

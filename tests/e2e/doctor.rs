@@ -51,7 +51,7 @@ impl Clinic {
     }
 
     /// Runs a shell line on a host.
-    fn sh(&self, host: &str, line: &str) {
+    pub(crate) fn sh(&self, host: &str, line: &str) {
         let mut command = Command::new("sh");
         command.args(["-ec", line]).stdout(Stdio::null());
         self.ns(host).confine(&mut command).unwrap();

@@ -11,6 +11,7 @@
 //! * `ftp`: data connections of FTP, with vsftpd and curl.
 //! * `xdp`: what the kernel beside an XDP port sees and does not see, how the program comes and goes.
 //! * `health`: real servers that stop, freeze, answer wrongly, lose their address or tunnel; drains, slow start.
+//! * `doctor`, `real_check`: what is wrong around a director and on a real server, each with its remedy.
 //! * `workers`: two workers over devices with two queues.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
@@ -32,6 +33,7 @@ mod mixed;
 mod one_arm;
 mod path_mtu;
 mod persistence;
+mod real_check;
 mod robust;
 mod router;
 mod selftest;
