@@ -4,13 +4,16 @@
 //! null_forwarder PORT [PORT] PEER_A PEER_B      PORT: KIND:NAME@MAC, KIND: tap, packet or xdp, PEER: a MAC
 //! ```
 //! Frames from PEER_A go to PEER_B through the last port, all others to PEER_A through the first. With
-//! `OFFLOAD=off` the ports are opened without offload. Ends at end of input, with the counters.
+//! `OFFLOAD=off` the ports are opened without offload, with `QUEUES=2` for two workers with a queue each. Nothing is
+//! handed over between these. Ends at end of input, with the counters.
 
 use std::io::Read as _;
 
 use softlvs::addr::Mac;
 use softlvs::buf::{Out, PacketBuf};
+use softlvs::engine::steer::{Crew, Outline};
 use softlvs::engine::{DropReason, PortId, Taken, Verdict};
+use softlvs::io::fanout::Fanout;
 use softlvs::io::packet::PacketConfig;
 use softlvs::io::tap::TapConfig;
 use softlvs::io::xdp::XdpConfig;
@@ -21,6 +24,7 @@ use softlvs::worker::{self, Director};
 struct Null {
     peers: [Mac; 2],
     own: Vec<Mac>,
+    outline: Option<Outline>,
 }
 
 impl Director for Null {
@@ -49,11 +53,16 @@ impl Director for Null {
     fn poll_timeout(&self) -> Option<Mono> {
         None
     }
+    fn poll_outline(&mut self) -> Option<Outline> {
+        self.outline.take()
+    }
     fn on_timeout(&mut self, _: Mono, _: &mut Out) {}
     fn device_drop(&mut self, _: PortId, _: DropReason, _: u64) {}
 }
 
-fn open(text: &str) -> Result<(Mac, Box<dyn Port>), Box<dyn std::error::Error>> {
+/// A port's MAC and its queues, one for each worker.
+fn open(text: &str, workers: u16) -> Result<(Mac, Vec<Box<dyn Port>>), Box<dyn std::error::Error>> {
+    let multi_queue = workers > 1;
     let offload = match std::env::var("OFFLOAD").as_deref() {
         Ok("off") => OffloadMode::Off,
         _ => OffloadMode::Auto,
@@ -63,21 +72,29 @@ fn open(text: &str) -> Result<(Mac, Box<dyn Port>), Box<dyn std::error::Error>> 
     let mac = MacChoice::Own(own);
     let port: Box<dyn Port> = match device.split_once(':') {
         Some(("tap", name)) => {
-            let config = TapConfig { name: name.to_owned(), mac, offload, ..TapConfig::default() };
+            let config =
+                TapConfig { name: name.to_owned(), mac, offload, multi_queue, ..TapConfig::default() };
             Box::new(TapPort::open(&config)?)
         }
         Some(("packet", name)) => Box::new(PacketPort::open(&PacketConfig {
             interface: name.to_owned(),
             mac,
             offload,
+            fanout: multi_queue.then(Fanout::default),
             ..PacketConfig::default()
         })?),
         Some(("xdp", name)) => {
-            Box::new(XdpPort::open(&XdpConfig { interface: name.to_owned(), mac, ..XdpConfig::default() })?)
+            let config = XdpConfig { interface: name.to_owned(), mac, ..XdpConfig::default() };
+            let all = XdpPort::open_queues(&config, workers.into())?;
+            return Ok((own, all.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect()));
         }
         _ => return Err("PORT is tap:NAME@MAC, packet:IFACE@MAC or xdp:IFACE@MAC".into()),
     };
-    Ok((own, port))
+    let mut queues = vec![port];
+    for _ in 1..workers {
+        queues.extend(queues[0].another()?);
+    }
+    Ok((own, queues))
 }
 
 /// The program; `benches/e2e` calls it too.
@@ -89,22 +106,36 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Some((peers, ports)) = args.split_last_chunk::<2>().map(|(ports, peers)| (peers, ports)) else {
         return Err("usage: null_forwarder PORT [PORT] PEER_A PEER_B".into());
     };
+    let workers: u16 = std::env::var("QUEUES").map_or(Ok(1), |n| n.parse())?;
     let mut own = Vec::new();
-    let mut opened = Vec::new();
+    let mut posts: Vec<Vec<Vec<Box<dyn Port>>>> = (0..workers).map(|_| Vec::new()).collect();
     for text in ports {
-        let (mac, port) = open(text)?;
+        let (mac, queues) = open(text, workers)?;
         own.push(mac);
-        opened.push(port);
+        for (post, queue) in posts.iter_mut().zip(queues) {
+            post.push(vec![queue]);
+        }
     }
     if own.is_empty() {
         return Err("at least one PORT".into());
     }
     let peers = [peers[0].parse()?, peers[1].parse()?];
-    let handle = worker::start("lvs-w0", Null { peers, own }, opened)?;
+    // packets are spread by what the director spreads the replies of real servers by
+    let key = Crew::new(workers, 1).key();
+    let outline = Outline { workers, key, vips: Vec::new(), local: Vec::new(), fullnat: false };
+    let mut outline = Some(outline).filter(|_| workers > 1);
+    let crew =
+        posts.into_iter().map(|post| (Null { peers, own: own.clone(), outline: outline.take() }, post));
+    let names: Vec<String> = (0..workers).map(|i| format!("lvs-w{i}")).collect();
+    let handles = worker::start_all(&names, crew.collect())?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
-    for (info, counters) in handle.ports() {
-        println!("{}: {:?}", info.name, counters.read());
+    for handle in &handles {
+        for (info, counters) in handle.ports() {
+            println!("{}: {:?}", info.name, counters.read());
+        }
     }
-    handle.stop()?;
+    for handle in handles {
+        handle.stop()?;
+    }
     Ok(())
 }

@@ -158,8 +158,11 @@ impl Net {
         }
         client.address("eth0", CLIENT, 24)?;
         server.address("eth0", SERVER, 24)?;
-        if let (Wiring::Veth, Way::Softlvs { device: Device::Xdp, queues: queues @ 2.., .. }) =
-            (config.wiring, config.way)
+        if let (
+            Wiring::Veth,
+            Way::Softlvs { device: Device::Xdp, queues: queues @ 2.., .. }
+            | Way::Null { device: Device::Xdp, queues: queues @ 2.. },
+        ) = (config.wiring, config.way)
         {
             // a veth begins with one queue; the receiver's side first, it may not have fewer than are sent on
             let n = queues.to_string();
@@ -189,7 +192,7 @@ impl Net {
         }
         let target = match config.way {
             Way::Direct => DIRECT_SERVER,
-            Way::Route | Way::Null(_) => SERVER,
+            Way::Route | Way::Null { .. } => SERVER,
             Way::Dnat | Way::Haproxy | Way::NginxStream | Way::Softlvs { .. } => VIP,
         };
         let arrival = if config.way == Way::Direct { "x0" } else { "eth0" };
@@ -220,7 +223,7 @@ impl Net {
         };
         match config.way {
             Way::Direct | Way::Softlvs { .. } => {}
-            Way::Null(_) => {
+            Way::Null { .. } => {
                 let one_arm = config.wiring == Wiring::Bridge;
                 let to_server = if one_arm { OUTSIDE_MAC } else { INSIDE_MAC };
                 self.client.neighbor("eth0", OUTSIDE, OUTSIDE_MAC)?;

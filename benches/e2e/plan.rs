@@ -75,7 +75,10 @@ pub enum Way {
     Haproxy,
     NginxStream,
     /// A program that rewrites MAC addresses only.
-    Null(Device),
+    Null {
+        device: Device,
+        queues: u8,
+    },
     Softlvs {
         device: Device,
         mode: Mode,
@@ -93,16 +96,16 @@ pub struct Config {
 impl Config {
     /// Unique name; what `--only` looks at.
     pub fn name(&self) -> String {
+        let several = |n: u8| if n > 1 { n.to_string() } else { String::new() };
         let way = match self.way {
             Way::Direct => return "direct".into(),
             Way::Route => "route".into(),
             Way::Dnat => "dnat".into(),
             Way::Haproxy => "haproxy".into(),
             Way::NginxStream => "nginx".into(),
-            Way::Null(device) => format!("null-{}", device.word()),
+            Way::Null { device, queues } => format!("null-{}{}", device.word(), several(queues)),
             Way::Softlvs { device, mode, queues } => {
-                let n = if queues > 1 { queues.to_string() } else { String::new() };
-                format!("{}{n}-{}", device.word(), mode.word())
+                format!("{}{}-{}", device.word(), several(queues), mode.word())
             }
         };
         format!("{}/{way}", self.wiring.word())
@@ -116,7 +119,8 @@ impl Config {
             Way::Dnat => "kernel DNAT (nftables)".into(),
             Way::Haproxy => "HAProxy, TCP mode".into(),
             Way::NginxStream => "nginx stream".into(),
-            Way::Null(device) => format!("null forwarder, {}", device.word()),
+            Way::Null { device, queues: 1 } => format!("null forwarder, {}", device.word()),
+            Way::Null { device, queues } => format!("null forwarder, {} x{queues}", device.word()),
             Way::Softlvs { device, mode, queues: 1 } => format!("softlvs {}, {}", mode.word(), device.word()),
             Way::Softlvs { device, mode, queues } => {
                 format!("softlvs {}, {} x{queues}", mode.word(), device.word())
@@ -124,10 +128,12 @@ impl Config {
         }
     }
 
-    /// Name of the null forwarder on the same device, for softlvs.
+    /// Name of the null forwarder on the same device with as many queues, for softlvs.
     pub fn null(&self) -> Option<String> {
         match self.way {
-            Way::Softlvs { device, .. } => Some(Config { way: Way::Null(device), ..*self }.name()),
+            Way::Softlvs { device, queues, .. } => {
+                Some(Config { way: Way::Null { device, queues }, ..*self }.name())
+            }
             _ => None,
         }
     }
@@ -149,10 +155,11 @@ pub fn configs() -> Vec<Config> {
             add(way);
         }
         for device in devices.iter().copied() {
-            add(Way::Null(device));
+            add(Way::Null { device, queues: 1 });
             for mode in Mode::ALL {
                 add(Way::Softlvs { device, mode, queues: 1 });
             }
+            add(Way::Null { device, queues: 2 });
             add(Way::Softlvs { device, mode: Mode::Nat, queues: 2 });
         }
     }

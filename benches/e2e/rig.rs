@@ -47,14 +47,17 @@ impl Rig {
             }
             Way::Haproxy => Between::Program(haproxy(&net)?),
             Way::NginxStream => Between::Program(nginx_stream(&net)?),
-            Way::Null(device) => Between::Program(null(&net, device)?),
+            Way::Null { device, queues } => Between::Program(null(&net, device, queues)?),
             Way::Softlvs { device, mode, queues } => {
                 let toml = configuration(config.wiring, device, mode, queues, 1_000_000);
                 let control = scratch::file("control.sock");
                 Between::Softlvs(Director::start(&net.director.ns, softlvs, &toml, &control)?)
             }
         };
-        let tap = matches!(config.way, Way::Null(Device::Tap) | Way::Softlvs { device: Device::Tap, .. });
+        let tap = matches!(
+            config.way,
+            Way::Null { device: Device::Tap, .. } | Way::Softlvs { device: Device::Tap, .. }
+        );
         let mut rig = Rig { name: config.name(), config, between, at_start_mib: 0.0, _nginx: nginx, net };
         if tap {
             exec::wait_for("tap0", Duration::from_secs(5), || rig.net.director.has("tap0") || !rig.alive())
@@ -186,9 +189,9 @@ fn nginx_stream(net: &Net) -> io::Result<Running> {
 }
 
 /// This program again, as the example `null_forwarder`.
-fn null(net: &Net, device: Device) -> io::Result<Running> {
+fn null(net: &Net, device: Device, queues: u8) -> io::Result<Running> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg0(crate::NULL_FORWARDER);
+    command.arg0(crate::NULL_FORWARDER).env("QUEUES", queues.to_string());
     match device {
         Device::Tap => {
             command.arg(format!("tap:tap0@{OUTSIDE_MAC}"));
