@@ -1,5 +1,6 @@
 //! What was understood, as the text of a configuration file.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
@@ -91,6 +92,10 @@ impl Importer<'_> {
             self.seen.reals.insert(r.ip);
             self.seen.near |= r.mode.name == "dr";
         }
+        let (out, twice) = last_of_each(&out);
+        for key in twice {
+            self.notes.add(at, &key, "it is said more than once: the last one counts");
+        }
         self.services += &out;
         self.count += 1;
     }
@@ -107,8 +112,31 @@ impl Importer<'_> {
             }
         }
         text += &self.check_text;
+        let (mut text, twice) = last_of_each(&text);
+        for key in twice {
+            self.notes.add(&Source::default(), &key, "it is said more than once: the last one counts");
+        }
         text += &self.services;
         let port = self.seen.port(&self.local);
         Imported { text, port, notes: self.notes.0, services: self.count }
     }
+}
+
+/// The lines without those keys that come again in the same table; the keys that came again.
+fn last_of_each(text: &str) -> (String, BTreeSet<String>) {
+    let mut seen = HashSet::new();
+    let mut twice = BTreeSet::new();
+    let mut kept: Vec<&str> = Vec::new();
+    for line in text.lines().rev() {
+        let key = line.split_once(" = ").map(|(key, _)| key).filter(|_| !line.starts_with(['#', '[']));
+        if line.starts_with('[') {
+            seen.clear();
+        }
+        match key.filter(|k| !seen.insert(*k)) {
+            Some(key) => drop(twice.insert(key.to_owned())),
+            None => kept.push(line),
+        }
+    }
+    let whole = kept.into_iter().rev().flat_map(|line| [line, "\n"]).collect();
+    (whole, twice)
 }

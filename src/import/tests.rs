@@ -351,6 +351,19 @@ colour blue
 }
 
 #[test]
+fn of_a_keyword_that_is_said_twice_the_last_one_counts() {
+    let i = import(
+        "global_defs {\nlvs_timeouts tcp 5\nlvs_timeouts tcp 60\n}\nvirtual_server 192.0.2.10 80 {\nlb_algo rr\n\
+         quorum 1\nquorum 2\nlb_algo wrr\nreal_server 10.0.0.11 80 {\nweight 1\nweight 7\n}\n}\n",
+    );
+    let p = plan(&i);
+    assert_eq!((p.services[0].0.scheduler, p.services[0].1[0].weight), (SchedulerKind::Wrr, 7));
+    assert_eq!((p.health.services[0].policy.quorum, p.timeouts.tcp.as_secs()), (2, 60));
+    let said: Vec<String> = i.notes.iter().map(|n| n.word.clone()).collect();
+    assert_eq!(said, ["quorum", "scheduler", "weight", "tcp"], "{:?}", notes(&i));
+}
+
+#[test]
 fn broken_files_are_taken_as_far_as_they_go() {
     for text in [
         "virtual_server 192.0.2.10 80 {\nreal_server 10.0.0.11 80 {\n",
