@@ -12,6 +12,7 @@ use crate::config::{Plan, check, save};
 use crate::ctl::State;
 use crate::ctl::diff;
 use crate::ctl::ipvsadm::{Call as Line, Piece};
+use crate::failure::Failure;
 use crate::ipvsadm::{Command, Names};
 use crate::svc::{DestSpec, ServiceKey, ServiceSpec};
 use crate::time::Span;
@@ -173,11 +174,18 @@ pub async fn config(context: Context, call: Call) -> Answer {
             .map_err(|_| Trouble::bad("the configuration is not text in UTF-8", ""))?,
         false => toml_of(&object(&call)?)?,
     };
-    let plan = check(&text, "request")
-        .map_err(|all| Trouble::config(&all, if call.toml { 0 } else { usize::MAX }))?;
-    let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
     let dry_run = call.flag("dry_run");
-    let applied = context.control.apply(plan, dry_run).await?;
+    let tell = |failure: &Failure| {
+        if !dry_run {
+            context.control.refused(failure);
+        }
+    };
+    let plan = check(&text, "request").map_err(|all| {
+        tell(&Failure::config(&all));
+        Trouble::config(&all, if call.toml { 0 } else { usize::MAX })
+    })?;
+    let warnings: Vec<String> = plan.warnings.iter().map(ToString::to_string).collect();
+    let applied = context.control.apply(plan, dry_run).await.inspect_err(tell)?;
     Ok(answer(&json!({
         "applied": !dry_run,
         "changes": changes(&applied.changes),
