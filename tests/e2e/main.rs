@@ -13,6 +13,7 @@
 //! * `health`: real servers that stop, freeze, answer wrongly, lose their address or tunnel; drains, slow start.
 //! * `doctor`, `real_check`: what is wrong around a director and on a real server, each with its remedy.
 //! * `workers`: two workers over devices with two queues.
+//! * `exporters`: node_exporter and Prometheus' parser on what the director exports.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
@@ -24,6 +25,7 @@
 mod cell;
 mod doctor;
 mod explain;
+mod exporters;
 mod ftp;
 mod gate;
 mod health;

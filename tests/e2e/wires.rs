@@ -92,7 +92,7 @@ impl Host {
 /// A director under test; what it said is shown when the test fails.
 pub struct Running {
     pub director: Director,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 impl Running {
@@ -101,7 +101,12 @@ impl Running {
         let scratch = tempfile::tempdir().unwrap();
         let control = scratch.path().join("control.sock");
         let director = Director::start(ns, Path::new(PROGRAM), toml, &control).unwrap();
-        Running { director, _scratch: scratch }
+        Running { director, scratch: scratch }
+    }
+
+    /// Its control socket.
+    pub fn control(&self) -> std::path::PathBuf {
+        self.scratch.path().join("control.sock")
     }
 
     /// Stops it; it has to end well and by itself.
