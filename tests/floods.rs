@@ -94,7 +94,7 @@ fn many_tuples_of_one_client_spread_over_the_keyed_hash() {
     use softlvs::conn::key::{Addr, Tuple};
     let tuple = |src: u32, sport: u16| Tuple { src, dst: 0xc000_020a, sport, dport: 80, proto: 6 };
     let mut worst = Vec::new();
-    for key in [HashKey(1, 2), HashKey(3, 4), HashKey(u64::MAX, 0), HashKey(0, 0)] {
+    for key in [HashKey(1, 2), HashKey(3, 4), HashKey(u64::MAX, 0), HashKey(0, 0)].map(Into::into) {
         // 65,536 places, as many tuples: the fullest has about 8 when they are thrown at random
         let mut low = vec![0u16; 65_536];
         let mut high = vec![0u16; 128];

@@ -16,12 +16,12 @@ mod part;
 use std::sync::Mutex;
 
 use super::index::Index;
-use super::key::{Addr, HashKey, Tuple};
+use super::key::{Addr, HashKey, Start, Tuple};
 use super::state::State;
 use super::wheel::{BUCKET, BUCKETS, NIL, Tick, next_bucket};
 use crate::svc::DestId;
 use crate::time::{Mono, Span};
-use crate::wire::plain::Ends;
+use crate::wire::plain::{Change, Ends};
 
 /// Which end a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,18 @@ pub enum Side {
     Client,
     /// The real server.
     Real,
+}
+
+impl Side {
+    /// The side a packet from here goes to.
+    #[inline(always)]
+    #[must_use]
+    pub fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Real,
+            Side::Real => Side::Client,
+        }
+    }
 }
 
 /// Flags of a connection.
@@ -82,22 +94,25 @@ pub mod flag {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Conn<A> {
-    /// Client address (CIP).
-    pub client: A,
+    // destination before source: as numbers they are then what a frame's ends are, in one read
     /// Virtual address (VIP).
     pub virt: A,
-    /// Real server's address where it is of the same family (RIP).
-    pub real: A,
+    /// Client address (CIP).
+    pub client: A,
     /// Where the real server answers to: a local address (LIP) with FULLNAT, otherwise the client's.
     pub local: A,
-    /// Client port.
-    pub cport: u16,
+    /// Real server's address where it is of the same family (RIP).
+    pub real: A,
     /// Virtual port.
     pub vport: u16,
-    /// Real port.
-    pub rport: u16,
+    /// Client port.
+    pub cport: u16,
     /// The port there.
     pub lport: u16,
+    /// Real port.
+    pub rport: u16,
+    /// What its translation does to checksums, by the side a packet comes from.
+    changes: [Change; 2],
     /// Real server.
     pub dest: DestId,
     /// When it expires unless another packet comes.
@@ -136,15 +151,16 @@ impl<A: Addr> Conn<A> {
     pub fn passing(new: &NewConn<A>) -> Conn<A> {
         let (local, lport) = new.local.unwrap_or((new.client.src, new.client.sport));
         let fullnat = if new.local.is_some() { flag::FULLNAT } else { 0 };
-        Conn {
-            client: new.client.src,
+        let conn = Conn {
             virt: new.client.dst,
-            real: new.real.0,
+            client: new.client.src,
             local,
-            cport: new.client.sport,
+            real: new.real.0,
             vport: new.client.dport,
-            rport: new.real.1,
+            cport: new.client.sport,
             lport,
+            rport: new.real.1,
+            changes: [Change::default(); 2],
             dest: new.dest,
             deadline: Tick(0),
             armed: Tick(0),
@@ -155,7 +171,42 @@ impl<A: Addr> Conn<A> {
             proto: new.client.proto,
             state: new.state,
             flags: new.flags | fullnat,
+        };
+        conn.ready()
+    }
+    /// With its changes worked out, after its keys were set.
+    fn ready(mut self) -> Conn<A> {
+        if self.two_keys() {
+            self.changes =
+                [Side::Client, Side::Real].map(|side| A::change(self.ends(side), self.new_ends(side)));
         }
+        self
+    }
+    /// Ends of the packets that come from this side.
+    #[inline(always)]
+    pub fn ends(&self, side: Side) -> Ends<A::Pair> {
+        match side {
+            Side::Client => Ends::new(A::pair(self.client, self.virt), self.cport, self.vport),
+            Side::Real => Ends::new(A::pair(self.real, self.local), self.rport, self.lport),
+        }
+    }
+    /// Ends they go on with, where they are translated.
+    #[inline(always)]
+    pub fn new_ends(&self, side: Side) -> Ends<A::Pair> {
+        let other = self.ends(side.other());
+        Ends { addresses: A::reversed(other.addresses), ports: other.ports.rotate_left(16) }
+    }
+    /// Sets the deadline. False where that is before the table looks at it next: [`Table::arm_earlier`].
+    #[inline(always)]
+    #[must_use]
+    pub fn goes_on(&mut self, deadline: Tick) -> bool {
+        self.deadline = deadline;
+        self.armed.until(deadline) >= 0
+    }
+    /// What that does to checksums.
+    #[inline(always)]
+    pub fn change(&self, side: Side) -> Change {
+        self.changes[side as usize]
     }
     fn key(&self, side: Side) -> Tuple<A> {
         match side {
@@ -209,13 +260,15 @@ pub struct ConnId {
 pub struct Table<A> {
     slots: Vec<Conn<A>>,
     index: Index,
-    key: HashKey,
+    start: Start,
     heads: Vec<u32>,
     free: u32,
     live: u32,
     limit: u32,
     /// Next bucket to look at, not reduced to the wheel's size.
     cursor: u32,
+    /// A tuple that was looked for in vain, and its hash: it is most likely opened next.
+    missed: (u64, Option<Tuple<A>>),
     /// In a part ([`Table::part`]): the tuples that were looked for.
     sought: Option<Box<Mutex<Vec<Tuple<A>>>>>,
 }
@@ -226,18 +279,22 @@ impl<A: Addr> Table<A> {
     /// # Errors
     /// When the memory for so many cannot be reserved.
     pub fn new(now: Mono, limit: u32, key: HashKey) -> Result<Table<A>, std::collections::TryReserveError> {
+        Table::start(now, limit, key.into())
+    }
+    fn start(now: Mono, limit: u32, start: Start) -> Result<Table<A>, std::collections::TryReserveError> {
         let limit = limit.min(u32::MAX / 2 - 1);
         let mut slots = Vec::new();
         slots.try_reserve_exact(limit as usize)?;
         Ok(Table {
             slots,
             index: Index::new(limit as usize * 2)?,
-            key,
+            start,
             heads: vec![NIL; BUCKETS as usize],
             free: NIL,
             live: 0,
             limit,
             cursor: Tick::of(now).bucket(),
+            missed: (0, None),
             sought: None,
         })
     }
@@ -261,7 +318,7 @@ impl<A: Addr> Table<A> {
     /// Hash of a tuple, to be passed to [`Table::find`].
     #[inline]
     pub fn hash(&self, tuple: &Tuple<A>) -> u64 {
-        A::hash(tuple, &self.key)
+        A::hash(tuple, &self.start)
     }
     /// The connection a packet with this tuple belongs to.
     #[inline]
@@ -270,28 +327,43 @@ impl<A: Addr> Table<A> {
         let entry = self.index.find(hash, is_it)?;
         Some((entry >> 1, side_of(entry)))
     }
-    /// The same for an ordinary frame, whose tuple is never put together.
+    /// Hash of what an ordinary frame says, as [`Table::hash`].
     #[inline(always)]
-    pub fn find_ends(&self, hash: u64, proto: u8, ends: Ends<A>) -> Option<(u32, Side)> {
+    pub fn hash_ends(&self, proto: u8, ends: Ends<A::Pair>) -> u64 {
+        A::hash_ends(proto, ends, &self.start)
+    }
+    /// The same as [`Table::find`] for an ordinary frame, whose tuple is never put together.
+    #[inline(always)]
+    pub fn find_ends(
+        &mut self,
+        hash: u64,
+        proto: u8,
+        ends: Ends<A::Pair>,
+    ) -> Option<(u32, Side, &mut Conn<A>)> {
         // nearly always the first cell is the one
-        let entry = match self.index.first(hash) {
-            Some(entry) if self.has_ends(entry, proto, ends) => entry,
-            _ => self.search_ends(hash, proto, ends)?,
-        };
-        Some((entry >> 1, side_of(entry)))
+        if let Some(entry) = self.index.first(hash)
+            && self.has_ends(entry, proto, ends)
+        {
+            let slot = entry >> 1;
+            return Some((slot, side_of(entry), self.slots.get_mut(slot as usize)?));
+        }
+        self.search_ends(hash, proto, ends)
     }
     #[inline(never)]
-    fn search_ends(&self, hash: u64, proto: u8, ends: Ends<A>) -> Option<u32> {
-        self.index.find(hash, |entry| self.has_ends(entry, proto, ends))
+    fn search_ends(
+        &mut self,
+        hash: u64,
+        proto: u8,
+        ends: Ends<A::Pair>,
+    ) -> Option<(u32, Side, &mut Conn<A>)> {
+        let entry = self.index.find(hash, |entry| self.has_ends(entry, proto, ends))?;
+        let slot = entry >> 1;
+        Some((slot, side_of(entry), self.slots.get_mut(slot as usize)?))
     }
     #[inline(always)]
-    fn has_ends(&self, entry: u32, proto: u8, ends: Ends<A>) -> bool {
+    fn has_ends(&self, entry: u32, proto: u8, ends: Ends<A::Pair>) -> bool {
         let Some(c) = self.slots.get((entry >> 1) as usize) else { return false };
-        let (src, dst, sport, dport) = match side_of(entry) {
-            Side::Client => (c.client, c.virt, c.cport, c.vport),
-            Side::Real => (c.real, c.local, c.rport, c.lport),
-        };
-        src == ends.src && dst == ends.dst && sport == ends.sport && dport == ends.dport && c.proto == proto
+        c.ends(side_of(entry)) == ends && c.proto == proto
     }
     /// Reads the memory [`Table::find`] reads first, so that many such reads wait together.
     #[inline]
@@ -341,6 +413,11 @@ impl<A: Addr> Table<A> {
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Conn<A>)> {
         self.slots.iter().enumerate().filter(|(_, c)| c.flags & flag::LIVE != 0).map(|(i, c)| (i as u32, c))
     }
+    /// [`Table::find`] found nothing: spares [`Table::open`] the hash.
+    #[inline]
+    pub fn missed(&mut self, hash: u64, tuple: Tuple<A>) {
+        self.missed = (hash, Some(tuple));
+    }
     /// Opens a connection with all its keys or not at all.
     ///
     /// # Errors
@@ -356,7 +433,10 @@ impl<A: Addr> Table<A> {
         let deadline = now.after(new.timeout);
         let conn = Conn::passing(new);
         let conn = Conn { deadline, armed: deadline, flags: conn.flags | flag::LIVE, ..conn };
-        let hash = self.hash(&new.client);
+        let hash = match self.missed {
+            (hash, Some(tuple)) if tuple == new.client => hash,
+            _ => self.hash(&new.client),
+        };
         self.seek(&new.client);
         if self.find(hash, &new.client).is_some() {
             return Err(OpenError::ClientKeyTaken);
@@ -388,7 +468,7 @@ impl<A: Addr> Table<A> {
     pub fn set_client_port(&mut self, slot: u32, port: u16) -> Result<(), OpenError> {
         let old = self.slots[slot as usize];
         let lport = if old.flags & flag::FULLNAT != 0 { old.lport } else { port };
-        let new = Conn { cport: port, lport, ..old };
+        let new = Conn { cport: port, lport, ..old }.ready();
         if self.lookup(&new.client_key()).is_some() {
             return Err(OpenError::ClientKeyTaken);
         }
@@ -413,11 +493,9 @@ impl<A: Addr> Table<A> {
         self.expires_at(slot, Tick::of(now).after(timeout));
     }
     /// The same with the deadline worked out.
-    #[inline(always)]
-    pub fn expires_at(&mut self, slot: u32, deadline: Tick) {
+    fn expires_at(&mut self, slot: u32, deadline: Tick) {
         let Some(c) = self.slots.get_mut(slot as usize) else { return };
-        c.deadline = deadline;
-        if c.armed.until(deadline) < 0 {
+        if !c.goes_on(deadline) {
             self.arm_earlier(slot, deadline);
         }
     }
@@ -425,8 +503,9 @@ impl<A: Addr> Table<A> {
     pub fn defer(&mut self, slot: u32, until: Tick) {
         self.arm_earlier(slot, until);
     }
+    /// Moves a connection to where [`Conn::goes_on`] says that it has to be looked at.
     #[cold]
-    fn arm_earlier(&mut self, slot: u32, deadline: Tick) {
+    pub fn arm_earlier(&mut self, slot: u32, deadline: Tick) {
         self.unlink(slot);
         self.slots[slot as usize].armed = deadline;
         self.link(slot);

@@ -19,7 +19,7 @@ use super::input::Arrival;
 use super::{Core, DropReason, Engine, PortId, Verdict};
 use crate::addr::Mac;
 use crate::buf::{Csum, Out, PacketBuf};
-use crate::conn::key::{Addr, Tuple};
+use crate::conn::key::Addr;
 use crate::conn::wheel::Tick;
 use crate::host::FrameTo;
 use crate::svc::{Proto, Snapshot};
@@ -51,12 +51,12 @@ pub(super) struct Turn {
 pub(super) struct Look {
     /// Hash of its tuple where it may be of a connection.
     pub hash: u64,
-    kind: Kind,
+    pub kind: Kind,
 }
 
 /// What kind of frame it is at first sight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// Ordinary IPv4.
     Plain4,
     /// Ordinary IPv6.
@@ -160,22 +160,26 @@ impl Engine {
             *look = core.look(&turn, i, pkt);
         }
         core.read_ahead(&looks[..burst.len().min(WAVE)]);
-        let mut sent = 0;
-        for (i, (pkt, look)) in burst.iter_mut().zip(&looks).enumerate() {
-            let Some(verdict) = verdicts.get_mut(i) else { break };
-            let quick = match look.kind {
-                Kind::Plain4 => core.express::<u32>(&turn, look.hash, pkt),
-                Kind::Plain6 => core.express::<u128>(&turn, look.hash, pkt),
-                Kind::Other(_) => None,
+        let (mut at, mut sent) = (0, 0);
+        let all = burst.len().min(verdicts.len()).min(WAVE);
+        while at < all {
+            let (looks, burst, verdicts) = (&looks[at..all], &mut burst[at..all], &mut verdicts[at..all]);
+            let kind = looks[0].kind;
+            let quick = match kind {
+                Kind::Plain4 => core.run::<u32>(&turn, looks, burst, verdicts),
+                Kind::Plain6 => core.run::<u128>(&turn, looks, burst, verdicts),
+                Kind::Other(_) => 0,
             };
-            *verdict = match quick {
-                Some(verdict) => {
-                    sent += 1;
-                    verdict
-                }
-                None => core.slowly(snap, &turn, (i, look), pkt, out),
-            };
+            sent += quick;
+            at += quick;
+            if let (Some(look), Some(pkt)) = (looks.get(quick), burst.get_mut(quick))
+                && look.kind == kind
+            {
+                verdicts[quick] = core.slowly(snap, &turn, (at, look), pkt, out);
+                at += 1;
+            }
         }
+        let sent = sent as u64;
         core.counters.received += sent;
         core.counters.forwarded += sent;
         core.counters.made += (out.len() - before) as u64;
@@ -200,11 +204,11 @@ impl Core {
         let family = turn.station.filter(|_| whole).and_then(|to| plain::family(frame, to));
         let plain = match family {
             Some(Family::V4) => plain::read4(frame).map(|(proto, ends, _)| Look {
-                hash: self.tables.v4.hash(&tuple(proto, ends)),
+                hash: self.tables.v4.hash_ends(proto, ends),
                 kind: Kind::Plain4,
             }),
             Some(Family::V6) => plain::read6(frame).map(|(proto, ends, _)| Look {
-                hash: self.tables.v6.hash(&tuple(proto, ends)),
+                hash: self.tables.v6.hash_ends(proto, ends),
                 kind: Kind::Plain6,
             }),
             None => None,
@@ -287,11 +291,6 @@ impl Core {
         black_box(of_family().fold(0, |sum, look| sum ^ table.read_cell(look.hash)));
         black_box(of_family().fold(0, |sum, look| sum ^ table.read_conn(look.hash)));
     }
-}
-
-#[inline(always)]
-fn tuple<A>(proto: u8, ends: plain::Ends<A>) -> Tuple<A> {
-    Tuple { src: ends.src, dst: ends.dst, sport: ends.sport, dport: ends.dport, proto }
 }
 
 fn is_balanced(meta: &Meta) -> bool {

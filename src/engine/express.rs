@@ -9,7 +9,7 @@
 //! are written in one go. A rule added to the long way that concerns packets of steady flows needs its check
 //! here.
 
-use super::burst::Turn;
+use super::burst::{Look, Turn};
 use super::deliver::gue_port;
 use super::family::IpFamily;
 use super::{Core, DropReason, Verdict};
@@ -19,28 +19,45 @@ use crate::conn::state::State;
 use crate::conn::table::{Side, flag};
 use crate::wire::eth::{self, Stations};
 use crate::wire::number;
-use crate::wire::plain::Ends;
 
 /// Connections with any of these go the long way: a template may have to be told of its connection's first
 /// packet, helpers read along, and who has no real server has no lane.
 const NOT_STEADY: u16 = flag::UNASSURED | flag::HELPED | flag::AWAITED | flag::BYPASS;
 
 impl Core {
-    /// Forwards an ordinary packet of a connection. `None`: it is not ordinary, nothing was done.
-    #[inline(always)]
-    pub(super) fn express<A: IpFamily>(
+    /// Forwards the packets of one family that come first of these, as long as they are ordinary. Gives
+    /// their number.
+    ///
+    /// A loop of its own for each family: what it needs stays in registers.
+    #[inline(never)]
+    pub(super) fn run<A: IpFamily>(
         &mut self,
         turn: &Turn,
-        hash: u64,
-        pkt: &mut PacketBuf<'_>,
-    ) -> Option<Verdict> {
+        looks: &[Look],
+        burst: &mut [PacketBuf<'_>],
+        verdicts: &mut [Verdict],
+    ) -> usize {
+        let mut done = 0;
+        for ((look, pkt), place) in looks.iter().zip(burst).zip(verdicts) {
+            if look.kind != A::PLAIN {
+                break;
+            }
+            let Some(verdict) = self.express::<A>(turn, look.hash, pkt) else { break };
+            *place = verdict;
+            done += 1;
+        }
+        done
+    }
+
+    /// Forwards an ordinary packet of a connection. `None`: it is not ordinary, nothing was done.
+    #[inline(always)]
+    fn express<A: IpFamily>(&mut self, turn: &Turn, hash: u64, pkt: &mut PacketBuf<'_>) -> Option<Verdict> {
         let headroom = pkt.headroom();
         let frame = pkt.bytes_mut();
-        let (proto, old, size) = A::read(frame)?;
-        let Core { tables, ways, host, path_mtus, random, worker, .. } = self;
+        let (proto, ends, size) = A::read(frame)?;
+        let Core { tables, ways, host, path_mtus, random, .. } = self;
         let table = A::table(tables);
-        let (slot, side) = table.find_ends(hash, proto, old)?;
-        let conn = table.get_mut(slot);
+        let (slot, side, conn) = table.find_ends(hash, proto, ends)?;
         let (steady, timeout) = match proto {
             number::TCP => (conn.state == State::TcpEstablished, 0),
             _ => (conn.state == State::Udp, 1),
@@ -72,9 +89,8 @@ impl Core {
                         return None;
                     }
                     if conn.two_keys() {
-                        let new =
-                            Ends { src: conn.local, dst: conn.real, sport: conn.lport, dport: conn.rport };
-                        if !A::new_ends(frame, proto, &old, &new, stations) {
+                        let (new, change) = (conn.new_ends(side), conn.change(side));
+                        if !A::new_ends(frame, proto, new, change, stations) {
                             return None;
                         }
                     } else if !A::hop(frame) || !stations.write_to(frame) {
@@ -84,8 +100,7 @@ impl Core {
                 }
                 neighbor.use_at(turn.now);
                 conn.packets = conn.packets.wrapping_add(1);
-                lane.stats.input(*worker, 1, size as u64);
-                lane.service_stats.input(*worker, 1, size as u64);
+                lane.tallies.iter().for_each(|t| t.input(1, size as u64));
                 lane.port
             }
             Side::Real => {
@@ -94,19 +109,19 @@ impl Core {
                     return None;
                 }
                 let stations = Stations::new(neighbor.mac(), from);
-                let new = Ends { src: conn.virt, dst: conn.client, sport: conn.vport, dport: conn.cport };
-                if !A::new_ends(frame, proto, &old, &new, stations) {
+                if !A::new_ends(frame, proto, conn.new_ends(side), conn.change(side), stations) {
                     return None;
                 }
                 pkt.truncate(end);
                 neighbor.use_at(turn.now);
                 conn.flags &= !flag::NO_OUTPUT;
-                lane.stats.output(*worker, 1, size as u64);
-                lane.service_stats.output(*worker, 1, size as u64);
+                lane.tallies.iter().for_each(|t| t.output(1, size as u64));
                 port
             }
         };
-        table.expires_at(slot, deadline);
+        if !conn.goes_on(deadline) {
+            table.arm_earlier(slot, deadline);
+        }
         Some(Verdict::Send(port))
     }
 }

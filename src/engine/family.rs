@@ -7,6 +7,7 @@ use crate::conn::key::{Addr, Tuple};
 use crate::conn::table::{Table, flag};
 use crate::conn::template::Template;
 use crate::engine::DropReason;
+use crate::engine::burst::Kind;
 use crate::nat::{self, Ends};
 use crate::wire::eth::Stations;
 use crate::wire::{Meta, be16, be32, be128, ipv4, ipv6, plain};
@@ -43,6 +44,8 @@ impl Tables {
 pub trait IpFamily: Addr {
     /// True for IPv6.
     const V6: bool;
+    /// What its ordinary frames are at first sight.
+    const PLAIN: Kind;
     /// Its table.
     fn table(tables: &mut Tables) -> &mut Table<Self>;
     /// The templates its connections hold, by slot.
@@ -52,13 +55,13 @@ pub trait IpFamily: Addr {
     /// Rewrites addresses and ports.
     fn rewrite(pkt: &mut PacketBuf<'_>, meta: &Meta, ends: &Ends<Self>) -> Result<(), DropReason>;
     /// Protocol, ends and length of an ordinary frame ([`crate::wire::plain`]).
-    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<Self>, usize)>;
+    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<Self::Pair>, usize)>;
     /// Writes all headers of an ordinary frame, or none.
     fn new_ends(
         frame: &mut [u8],
         proto: u8,
-        old: &plain::Ends<Self>,
-        new: &plain::Ends<Self>,
+        new: plain::Ends<Self::Pair>,
+        change: plain::Change,
         stations: Stations,
     ) -> bool;
     /// Lowers the TTL of an ordinary frame.
@@ -75,6 +78,7 @@ fn header<'f, const N: usize>(frame: &'f [u8], meta: &Meta) -> &'f [u8; N] {
 
 impl IpFamily for u32 {
     const V6: bool = false;
+    const PLAIN: Kind = Kind::Plain4;
     #[inline]
     fn table(tables: &mut Tables) -> &mut Table<u32> {
         &mut tables.v4
@@ -98,18 +102,18 @@ impl IpFamily for u32 {
         nat::rewrite4(pkt, meta, ends)
     }
     #[inline(always)]
-    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<u32>, usize)> {
+    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<u64>, usize)> {
         plain::read4(frame)
     }
     #[inline(always)]
     fn new_ends(
         frame: &mut [u8],
         proto: u8,
-        old: &plain::Ends<u32>,
-        new: &plain::Ends<u32>,
+        new: plain::Ends<u64>,
+        change: plain::Change,
         stations: Stations,
     ) -> bool {
-        plain::new_ends4(frame, proto, old, new, stations)
+        plain::new_ends4(frame, proto, new, change, stations)
     }
     #[inline(always)]
     fn hop(frame: &mut [u8]) -> bool {
@@ -122,6 +126,7 @@ impl IpFamily for u32 {
 
 impl IpFamily for u128 {
     const V6: bool = true;
+    const PLAIN: Kind = Kind::Plain6;
     #[inline]
     fn table(tables: &mut Tables) -> &mut Table<u128> {
         &mut tables.v6
@@ -145,18 +150,18 @@ impl IpFamily for u128 {
         nat::rewrite6(pkt, meta, ends)
     }
     #[inline(always)]
-    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<u128>, usize)> {
+    fn read(frame: &[u8]) -> Option<(u8, plain::Ends<[u128; 2]>, usize)> {
         plain::read6(frame)
     }
     #[inline(always)]
     fn new_ends(
         frame: &mut [u8],
         proto: u8,
-        old: &plain::Ends<u128>,
-        new: &plain::Ends<u128>,
+        new: plain::Ends<[u128; 2]>,
+        change: plain::Change,
         stations: Stations,
     ) -> bool {
-        plain::new_ends6(frame, proto, old, new, stations)
+        plain::new_ends6(frame, proto, new, change, stations)
     }
     #[inline(always)]
     fn hop(frame: &mut [u8]) -> bool {

@@ -100,7 +100,9 @@ impl Core {
         let timeout = advance(snap, conn, seen, meta, frame, dest, attack);
         let (unassured, state) = (conn.flags & flag::UNASSURED != 0, conn.state);
         table.touch(slot, now, timeout);
-        self.tell_state(before, state, timeout);
+        if self.told() {
+            self.tell_state(before, state, timeout);
+        }
         if unassured {
             self.assure::<A>(slot, false);
         }

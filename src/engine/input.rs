@@ -105,6 +105,7 @@ impl Core {
                 if let Some(verdict) = self.steered(at, &meta, pkt, out) {
                     return verdict;
                 }
+                A::table(&mut self.tables).missed(hash, tuple);
                 return self.unknown::<A>(snap, at, meta, pkt, Some(proto), out);
             };
             if pkt.offload.gso.is_some() && A::table(&mut self.tables).get(slot).flags & flag::HELPED != 0 {
@@ -146,7 +147,9 @@ impl Core {
             return Verdict::Drop(why);
         }
         let ours = self.host.owns(at.port, dst).is_unicast();
-        self.tell_address(at.port, dst);
+        if self.told() {
+            self.tell_address(at.port, dst);
+        }
         if !snap.services.is_empty() && icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
             return self.related::<A>(snap, at, meta, pkt, ours, out);
         }
@@ -168,8 +171,12 @@ impl Core {
         }
         if let Some((proto, mark)) = marked {
             let found = if ours || mark != 0 { snap.find(mark, proto, dst, meta.dport) } else { None };
-            let asked = (proto, dst, meta.dport);
-            if let Some(service) = self.tell_service(!snap.net.marks.is_empty(), mark, asked, found) {
+            let found = if self.told() {
+                self.tell_service(!snap.net.marks.is_empty(), mark, (proto, dst, meta.dport), found)
+            } else {
+                found
+            };
+            if let Some(service) = found {
                 return self.schedule::<A>(snap, at, meta, pkt, service, ours, out);
             }
         }

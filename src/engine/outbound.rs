@@ -69,7 +69,9 @@ impl Core {
         let timeout = advance(snap, c, Seen::Output, &meta, pkt.bytes(), dest, attack);
         let (unassured, state) = (c.flags & flag::UNASSURED != 0, c.state);
         table.touch(slot, at.now, timeout);
-        self.tell_state(conn.state, state, timeout);
+        if self.told() {
+            self.tell_state(conn.state, state, timeout);
+        }
         if unassured {
             self.assure::<A>(slot, true);
         }

@@ -51,7 +51,9 @@ impl Core {
             return Verdict::Drop(DropReason::Protocol);
         };
         let begins = may_begin(snap, proto, &meta, pkt.bytes());
-        self.tell_begin(&meta, begins);
+        if self.told() {
+            self.tell_begin(&meta, begins);
+        }
         if !begins {
             // by mark, for somebody else: the kernel has routed it to itself and can answer with no address
             if !ours {
@@ -77,9 +79,9 @@ impl Core {
             Ok(opened) => opened,
             Err(why) => return Verdict::Drop(why),
         };
-        self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, &dest);
+        self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, dest);
         let conn = *A::table(&mut self.tables).get(slot);
-        self.deliver::<A>(snap, at, meta, pkt, &conn, &dest, out)
+        self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out)
     }
 
     /// Schedules a connection of which only an error's quote is known.
@@ -173,14 +175,14 @@ impl Core {
     /// Opens the connection at the picked server. Where a live connection already has the reply tuple
     /// (one client port to two services on one real server), the next usable servers are tried, so that
     /// no two flows can ever be taken for one another.
-    fn open<A: IpFamily>(
+    fn open<'s, A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
         tuple: &Tuple<A>,
-        service: &Service,
+        service: &'s Service,
         first: usize,
-    ) -> Result<(u32, Arc<Dest>), DropReason> {
+    ) -> Result<(u32, &'s Dest), DropReason> {
         if self.is_full(snap) {
             return Err(DropReason::TableFull);
         }
@@ -191,11 +193,13 @@ impl Core {
                 continue;
             }
             let opened = self.open_at::<A>(snap, at, tuple, Placement::of(dest, tuple));
-            self.tell_open(tuple, Placement::of(dest, tuple), &opened);
+            if self.told() {
+                self.tell_open(tuple, Placement::of(dest, tuple), &opened);
+            }
             match opened {
                 Ok(slot) => {
                     self.opened::<A>(slot, dest, service);
-                    return Ok((slot, dest.clone()));
+                    return Ok((slot, dest));
                 }
                 Err(DropReason::ReplyTupleTaken) => {}
                 Err(other) if n == 0 => return Err(other),

@@ -9,7 +9,7 @@ use crate::addr::Mac;
 use crate::conn::state::State;
 use crate::conn::wheel::ticks;
 use crate::host::{Known, Route};
-use crate::svc::{Dest, DestId, Ending, Forward, Snapshot, Stats, Tunnel};
+use crate::svc::{Dest, DestId, Ending, Forward, Snapshot, Tally, Tunnel};
 use crate::tunnel::{Outer, overhead};
 use crate::wire::Link;
 
@@ -35,56 +35,70 @@ pub(super) struct Lane {
     pub mtu: u32,
     /// Timeouts of established TCP and of UDP, in ticks.
     pub timeouts: [u32; 2],
-    pub stats: Stats,
-    pub service_stats: Stats,
+    /// Where this worker counts the traffic of the real server and of its service.
+    pub tallies: [Tally; 2],
     /// The real server, for what is known of the path to it.
     pub ip: IpAddr,
     /// Headers of its tunnel, where they can be made ready.
     pub outer: Option<Outer>,
 }
 
+/// Something about a real server that is good as long as nothing was forgotten.
 #[derive(Debug)]
-struct Place {
+struct Place<T> {
     generation: u32,
-    way: Way,
-    /// `None`: its packets are not ordinary.
-    lane: Option<Lane>,
+    what: T,
 }
 
 /// Real servers with neighbouring identities are together in memory that comes with the first of them.
 const CHUNK: usize = 64;
-type Chunk = Box<[Option<Place>; CHUNK]>;
+
+#[derive(Debug)]
+struct Chunk {
+    ways: [Option<Place<Way>>; CHUNK],
+    /// Of servers whose packets may be ordinary; apart, because nothing else is read for those.
+    lanes: [Option<Place<Lane>>; CHUNK],
+}
 
 /// All ways known. Routes and real servers change with the configuration only, which forgets all ways at
 /// once by counting on; the neighbour's entry says by itself whether it still is the one.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
-    chunks: Vec<Option<Chunk>>,
+    chunks: Vec<Option<Box<Chunk>>>,
     generation: u32,
 }
 
 impl Ways {
     #[inline]
-    fn place(&self, dest: DestId) -> Option<&Place> {
-        let chunk = self.chunks.get(dest.0 as usize / CHUNK)?.as_ref()?;
-        chunk[dest.0 as usize % CHUNK].as_ref().filter(|p| p.generation == self.generation)
+    fn chunk(&self, dest: DestId) -> Option<&Chunk> {
+        self.chunks.get(dest.0 as usize / CHUNK)?.as_deref()
+    }
+    #[inline]
+    fn way(&self, dest: DestId) -> Option<&Way> {
+        let place = self.chunk(dest)?.ways[dest.0 as usize % CHUNK].as_ref()?;
+        (place.generation == self.generation).then_some(&place.what)
     }
     /// The lane of a real server, if it is remembered and has one.
-    #[inline]
+    #[inline(always)]
     pub fn lane(&self, dest: DestId) -> Option<&Lane> {
-        self.place(dest)?.lane.as_ref()
+        let place = self.chunk(dest)?.lanes[dest.0 as usize % CHUNK].as_ref()?;
+        (place.generation == self.generation).then_some(&place.what)
     }
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.generation = self.generation.wrapping_add(1);
     }
-    fn set(&mut self, dest: DestId, place: Place) {
-        let at = dest.0 as usize / CHUNK;
+    fn set(&mut self, dest: DestId, way: Way, lane: Option<Lane>) {
+        let (at, i) = (dest.0 as usize / CHUNK, dest.0 as usize % CHUNK);
         if self.chunks.len() <= at {
             self.chunks.resize_with(at + 1, || None);
         }
-        let chunk = self.chunks[at].get_or_insert_with(|| Box::new([const { None }; CHUNK]));
-        chunk[dest.0 as usize % CHUNK] = Some(place);
+        let chunk = self.chunks[at].get_or_insert_with(|| {
+            Box::new(Chunk { ways: [const { None }; CHUNK], lanes: [const { None }; CHUNK] })
+        });
+        let generation = self.generation;
+        chunk.ways[i] = Some(Place { generation, what: way });
+        chunk.lanes[i] = lane.map(|what| Place { generation, what });
     }
 }
 
@@ -92,8 +106,8 @@ impl Core {
     /// The way to a real server.
     #[inline]
     pub(super) fn way<A: IpFamily>(&mut self, snap: &Snapshot, dest: &Dest) -> Option<Way> {
-        match self.ways.place(dest.id) {
-            Some(place) if self.host.still(&place.way.neighbor) => Some(place.way),
+        match self.ways.way(dest.id) {
+            Some(way) if self.host.still(&way.neighbor) => Some(*way),
             _ => self.find_way::<A>(snap, dest),
         }
     }
@@ -105,7 +119,7 @@ impl Core {
         let local = ip.is_loopback() || self.host.owns(route.port, ip).is_unicast();
         let way = Way { neighbor: self.host.known(&route), route, local };
         let lane = self.lane::<A>(snap, dest, &way);
-        self.ways.set(dest.id, Place { generation: self.ways.generation, way, lane });
+        self.ways.set(dest.id, way, lane);
         Some(way)
     }
 
@@ -131,8 +145,7 @@ impl Core {
             neighbor: way.neighbor,
             mtu: route.mtu.min(u16::MAX.into()),
             timeouts: [State::TcpEstablished, State::Udp].map(|s| ticks(timeout(snap, dest, s))),
-            stats: dest.stats.clone(),
-            service_stats: dest.service_stats.clone(),
+            tallies: [&dest.stats, &dest.service_stats].map(|s| s.of(self.worker).clone()),
             ip: dest.spec.ip,
             outer,
         })

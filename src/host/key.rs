@@ -75,7 +75,7 @@ impl Hash for LinkKey {
 /// Seeds of a hash by folded 128-bit products. Who does not know the seeds cannot choose keys that
 /// collide; the tables are small and bounded besides.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Folded {
+pub struct Folded {
     start: u64,
     factor: u64,
 }
@@ -88,6 +88,13 @@ impl Folded {
     }
 }
 
+impl Default for Folded {
+    /// Without a secret, for tables whose keys nobody outside chooses.
+    fn default() -> Folded {
+        Folded::new(0)
+    }
+}
+
 impl BuildHasher for Folded {
     type Hasher = FoldedHasher;
     #[inline]
@@ -97,7 +104,7 @@ impl BuildHasher for Folded {
 }
 
 /// See [`Folded`].
-pub(super) struct FoldedHasher {
+pub struct FoldedHasher {
     state: u64,
     factor: u64,
 }

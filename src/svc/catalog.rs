@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use super::settings::{Sysctl, Timeouts};
-use super::snapshot::{NamedVip, Snapshot};
+use super::snapshot::{ByKey, NamedVip, Snapshot};
 use super::{
     Dest, DestId, DestSpec, Dests, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
 };
@@ -83,7 +83,7 @@ struct Last {
     /// Services were added, removed or edited since.
     stale: bool,
     net: Arc<NetPlan>,
-    by_key: Arc<HashMap<ServiceKey, u32>>,
+    by_key: Arc<ByKey>,
     vips: Arc<Vec<NamedVip>>,
     owned: Arc<Vips>,
     /// Snapshots that somebody may still hold: workers must not be the ones who free a hundred thousand

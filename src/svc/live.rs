@@ -79,7 +79,11 @@ pub struct WorkerId(pub u16);
 /// Traffic counters (`ipvsadm -L --stats`), one block for each worker. Only that worker writes its block,
 /// with plain loads and stores; everybody may read, and sees the sum. Clones share the blocks.
 #[derive(Clone, Debug)]
-pub struct Stats(Arc<[Block]>);
+pub struct Stats(Arc<[Tally]>);
+
+/// The part of [`Stats`] that one worker counts in.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(Arc<Block>);
 
 /// What one worker counts, in a cache line of its own.
 #[derive(Debug, Default)]
@@ -106,15 +110,15 @@ impl Default for Stats {
 impl Stats {
     /// Counters for so many workers, at least one.
     pub fn new(workers: u16) -> Stats {
-        Stats((0..workers.max(1)).map(|_| Block::default()).collect())
+        Stats((0..workers.max(1)).map(|_| Tally::default()).collect())
     }
-    /// A worker that nobody announced shares the last block, and may lose counts there.
+    /// What a worker counts in. One that nobody announced shares the last part, and may lose counts there.
     #[inline(always)]
-    fn of(&self, worker: WorkerId) -> &Block {
+    pub fn of(&self, worker: WorkerId) -> &Tally {
         self.0.get(usize::from(worker.0)).unwrap_or_else(|| self.last())
     }
     #[cold]
-    fn last(&self) -> &Block {
+    fn last(&self) -> &Tally {
         &self.0[self.0.len() - 1]
     }
     /// Blocks of their own for as many workers, from zero: no packet is decided by what was counted.
@@ -123,29 +127,40 @@ impl Stats {
     }
     /// A connection was scheduled.
     pub fn connection(&self, worker: WorkerId) {
-        add(&self.of(worker).conns, 1);
+        add(&self.of(worker).0.conns, 1);
     }
     /// A packet of `bytes` from a client (IP header included, before translation); super-frames count as
     /// the `packets` they stand for.
     #[inline(always)]
     pub fn input(&self, worker: WorkerId, packets: u64, bytes: u64) {
-        let block = self.of(worker);
-        add(&block.in_pkts, packets);
-        add(&block.in_bytes, bytes);
+        self.of(worker).input(packets, bytes);
     }
     /// A packet to a client (NAT and FULLNAT, and errors told on a real server's behalf).
     #[inline(always)]
     pub fn output(&self, worker: WorkerId, packets: u64, bytes: u64) {
-        let block = self.of(worker);
-        add(&block.out_pkts, packets);
-        add(&block.out_bytes, bytes);
+        self.of(worker).output(packets, bytes);
     }
     /// Conns, InPkts, OutPkts, InBytes, OutBytes of all workers.
     pub fn read(&self) -> [u64; 5] {
-        self.0.iter().fold([0; 5], |sum, b| {
+        self.0.iter().fold([0; 5], |sum, Tally(b)| {
             let of_block = [&b.conns, &b.in_pkts, &b.out_pkts, &b.in_bytes, &b.out_bytes];
             std::array::from_fn(|i| sum[i].wrapping_add(of_block[i].load(Relaxed)))
         })
+    }
+}
+
+impl Tally {
+    /// See [`Stats::input`].
+    #[inline(always)]
+    pub fn input(&self, packets: u64, bytes: u64) {
+        add(&self.0.in_pkts, packets);
+        add(&self.0.in_bytes, bytes);
+    }
+    /// See [`Stats::output`].
+    #[inline(always)]
+    pub fn output(&self, packets: u64, bytes: u64) {
+        add(&self.0.out_pkts, packets);
+        add(&self.0.out_bytes, bytes);
     }
 }
 

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use super::settings::{Sysctl, Timeouts};
 use super::{Dest, DestId, Dests, Proto, Service, ServiceKey};
 use crate::conn::template::Templates;
-use crate::host::{NetPlan, Vips};
+use crate::host::{Folded, NetPlan, Vips};
+
+/// Services by key. Packets only ask; what is in it the administrator wrote, so that the hash needs no secret.
+pub(super) type ByKey = HashMap<ServiceKey, u32, Folded>;
 
 /// Port of FTP's control connections: its service takes their data connections too.
 pub const FTP: u16 = 21;
@@ -36,7 +39,7 @@ pub struct Snapshot {
     pub net: Arc<NetPlan>,
     /// Persistence templates: the same in every generation, shared by all workers.
     pub templates: Arc<Templates>,
-    pub(super) by_key: Arc<HashMap<ServiceKey, u32>>,
+    pub(super) by_key: Arc<ByKey>,
     /// VIPs with the ports that own them; `None` = every port.
     pub vips: Arc<Vec<NamedVip>>,
     /// The same, ready for a worker.

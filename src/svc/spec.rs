@@ -1,6 +1,7 @@
 //! What a user can say about services and real servers, already checked for form.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -47,7 +48,7 @@ impl Proto {
 }
 
 /// What a service answers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ServiceKey {
     /// A virtual address; port 0 stands for every port (persistent services only).
     Address {
@@ -65,6 +66,28 @@ pub enum ServiceKey {
         /// True for IPv6.
         v6: bool,
     },
+}
+
+impl Hash for ServiceKey {
+    /// In a word or three: every packet that begins a connection asks for its service.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match *self {
+            ServiceKey::Address { proto, ip, port } => {
+                let rest = u64::from(proto.number()) << 16 | u64::from(port);
+                match ip {
+                    IpAddr::V4(ip) => state.write_u64(u64::from(u32::from(ip)) | rest << 32),
+                    IpAddr::V6(ip) => {
+                        let ip = u128::from(ip);
+                        state.write_u64(ip as u64);
+                        state.write_u64((ip >> 64) as u64);
+                        state.write_u64(rest);
+                    }
+                }
+            }
+            ServiceKey::Mark { mark, v6 } => state.write_u64(u64::from(mark) | u64::from(v6) << 32),
+        }
+    }
 }
 
 impl ServiceKey {

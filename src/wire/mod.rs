@@ -62,6 +62,14 @@ pub fn be32(b: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
+/// Reads a big-endian 64-bit word; the caller has checked the length.
+#[inline]
+pub fn be64(b: &[u8], at: usize) -> u64 {
+    let mut w = [0u8; 8];
+    w.copy_from_slice(&b[at..at + 8]);
+    u64::from_be_bytes(w)
+}
+
 /// Reads a big-endian 128-bit word; the caller has checked the length.
 #[inline]
 pub fn be128(b: &[u8], at: usize) -> u128 {
@@ -80,6 +88,12 @@ pub fn put16(b: &mut [u8], at: usize, v: u16) {
 #[inline]
 pub fn put32(b: &mut [u8], at: usize, v: u32) {
     b[at..at + 4].copy_from_slice(&v.to_be_bytes());
+}
+
+/// Writes a big-endian 64-bit word; the caller has checked the length.
+#[inline]
+pub fn put64(b: &mut [u8], at: usize, v: u64) {
+    b[at..at + 8].copy_from_slice(&v.to_be_bytes());
 }
 
 /// Writes a big-endian 128-bit word; the caller has checked the length.

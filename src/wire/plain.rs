@@ -10,7 +10,7 @@
 
 use super::eth::{self, Stations};
 use super::sum::fold;
-use super::{Family, be16, be32, be128, ipv4, ipv6, number, put16, put32, put128, tcp, udp};
+use super::{Family, be16, be32, be64, be128, ipv4, ipv6, number, put32, put64, put128, tcp, udp};
 use crate::addr::Mac;
 
 /// Offset of the transport header behind a plain IPv4 header.
@@ -24,17 +24,68 @@ const LEAST6: usize = L4_V6 + udp::LEN;
 const FLAGS: usize = 13;
 const NOT_STEADY: u8 = tcp::flag::SYN | tcp::flag::FIN | tcp::flag::RST;
 
-/// What [`new_ends4`] and [`new_ends6`] change: addresses and ports, as numbers.
+/// Addresses and ports, source before destination, as few and wide numbers: what a frame is compared with
+/// and what [`new_ends4`] and [`new_ends6`] write. `P` is `u64` for IPv4 and `[u128; 2]` for IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends<A> {
-    /// Source address.
-    pub src: A,
-    /// Destination address.
-    pub dst: A,
-    /// Source port.
-    pub sport: u16,
-    /// Destination port.
-    pub dport: u16,
+pub struct Ends<P> {
+    /// Source address, destination address.
+    pub addresses: P,
+    /// Source port in the high half, destination port in the low one.
+    pub ports: u32,
+}
+
+impl<P> Ends<P> {
+    /// From addresses and the two ports.
+    #[inline(always)]
+    pub fn new(addresses: P, sport: u16, dport: u16) -> Ends<P> {
+        Ends { addresses, ports: u32::from(sport) << 16 | u32::from(dport) }
+    }
+}
+
+/// What a translation adds to checksums (RFC 1624 equation 3), the TTL one lower included. It is the same
+/// for every packet of a connection in one direction, so connections have it ready. Zero changes nothing
+/// but what zero means: no sum of a translation is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// To that of the IPv4 header. Both as they are read from a frame in the machine's own order.
+    ip: u16,
+    /// To that of TCP or UDP.
+    l4: u16,
+}
+
+impl Change {
+    /// Of an IPv4 packet.
+    pub fn of4(old: Ends<u64>, new: Ends<u64>) -> Change {
+        let addresses = halves(!old.addresses) + halves(new.addresses);
+        Change::with(addresses + TTL_CHANGE, addresses + ports(old.ports, new.ports))
+    }
+    /// Of an IPv6 packet, whose header has no checksum.
+    pub fn of6(old: Ends<[u128; 2]>, new: Ends<[u128; 2]>) -> Change {
+        let sum = |[a, b]: [u128; 2]| [a, b].map(|w| halves((w >> 64) as u64) + halves(w as u64));
+        let [a, b] = sum(old.addresses.map(|a| !a));
+        let [c, d] = sum(new.addresses);
+        Change::with(0, a + b + c + d + ports(old.ports, new.ports))
+    }
+    const fn with(ip: u64, l4: u64) -> Change {
+        // an addition in the other order of bytes gives the same, in that order (RFC 1071 section 2)
+        Change { ip: fold(ip).to_be(), l4: fold(l4).to_be() }
+    }
+}
+
+const fn halves(word: u64) -> u64 {
+    (word >> 32) + (word & 0xffff_ffff)
+}
+
+/// What changed ports add to a sum.
+const fn ports(old: u32, new: u32) -> u64 {
+    !old as u64 + new as u64
+}
+
+/// A checksum field after a change; all three in one order of bytes.
+#[inline(always)]
+fn step(field: u16, change: u16) -> u16 {
+    let (sum, carry) = (!field).overflowing_add(change);
+    !(sum + u16::from(carry))
 }
 
 /// A station as the number it is compared by.
@@ -109,75 +160,46 @@ fn transport(proto: u8, total: usize, header: usize, frame: &[u8], l4: usize) ->
 
 /// What an ordinary IPv4 frame says: protocol, ends, length of the datagram.
 #[inline(always)]
-pub fn read4(frame: &[u8]) -> Option<(u8, Ends<u32>, usize)> {
+pub fn read4(frame: &[u8]) -> Option<(u8, Ends<u64>, usize)> {
     let head = frame.first_chunk::<LEAST4>()?;
-    let ends = Ends {
-        src: be32(head, eth::LEN + ipv4::field::SRC),
-        dst: be32(head, eth::LEN + ipv4::field::DST),
-        sport: be16(head, L4_V4),
-        dport: be16(head, L4_V4 + 2),
-    };
+    let ends = Ends { addresses: be64(head, eth::LEN + ipv4::field::SRC), ports: be32(head, L4_V4) };
     let total = usize::from(be16(head, eth::LEN + ipv4::field::TOTAL));
     Some((head[eth::LEN + ipv4::field::PROTO], ends, total))
 }
 
 /// What an ordinary IPv6 frame says, as [`read4`].
 #[inline(always)]
-pub fn read6(frame: &[u8]) -> Option<(u8, Ends<u128>, usize)> {
+pub fn read6(frame: &[u8]) -> Option<(u8, Ends<[u128; 2]>, usize)> {
     let head = frame.first_chunk::<LEAST6>()?;
-    let ends = Ends {
-        src: be128(head, eth::LEN + ipv6::field::SRC),
-        dst: be128(head, eth::LEN + ipv6::field::DST),
-        sport: be16(head, L4_V6),
-        dport: be16(head, L4_V6 + 2),
-    };
+    let addresses = [ipv6::field::SRC, ipv6::field::DST].map(|at| be128(head, eth::LEN + at));
+    let ends = Ends { addresses, ports: be32(head, L4_V6) };
     let total = ipv6::LEN + usize::from(be16(head, eth::LEN + ipv6::field::PAYLOAD));
     Some((head[eth::LEN + ipv6::field::NEXT], ends, total))
 }
 
-/// Where the transport checksum is.
-#[inline(always)]
-fn checksum_at(proto: u8, l4: usize) -> usize {
-    l4 + if proto == number::TCP { tcp::field::CHECKSUM } else { udp::field::CHECKSUM }
-}
-
-/// The new transport checksum; `None` for a datagram without one: it would need one (kernel rule 13).
-#[inline(always)]
-fn checksum(proto: u8, field: u16, change: u64) -> Option<u16> {
-    if proto == number::TCP {
-        return Some(!fold(u64::from(!field) + change));
-    }
-    (field != 0).then(|| udp::on_wire(!fold(u64::from(!field) + change)))
-}
-
-/// What changed ports add to a sum (RFC 1624 equation 3).
-#[inline(always)]
-fn ports<A>(old: &Ends<A>, new: &Ends<A>) -> u64 {
-    u64::from(!old.sport) + u64::from(new.sport) + u64::from(!old.dport) + u64::from(new.dport)
-}
-
 /// What lowering the TTL adds to the sum of an IPv4 header: it is the high byte of its word.
 const TTL_CHANGE: u64 = 0xffff - 0x0100;
+/// A hop and nothing else.
+const HOP: Change = Change::with(TTL_CHANGE, 0);
 
-/// An ordinary IPv4 frame whose ends are `old` goes on to `stations` with the ends `new` and a TTL one
-/// lower. False: refused, nothing was written.
+const TCP_SUM4: usize = L4_V4 + tcp::field::CHECKSUM;
+const TCP_SUM6: usize = L4_V6 + tcp::field::CHECKSUM;
+
+/// An ordinary IPv4 frame goes on to `stations` with new ends and a TTL one lower. False: refused, nothing
+/// was written. A datagram without a checksum is: it would need one (kernel rule 13).
 #[inline(always)]
-pub fn new_ends4(frame: &mut [u8], proto: u8, old: &Ends<u32>, new: &Ends<u32>, stations: Stations) -> bool {
-    let at = checksum_at(proto, L4_V4);
-    let change = u64::from(!old.src) + u64::from(new.src) + u64::from(!old.dst) + u64::from(new.dst);
-    let Some(field) = frame.get(at..at + 2) else { return false };
-    let Some(field) = checksum(proto, be16(field, 0), change + ports(old, new)) else { return false };
-    let Some(head) = frame.first_chunk_mut::<LEAST4>() else { return false };
-    put32(head, eth::LEN + ipv4::field::SRC, new.src);
-    put32(head, eth::LEN + ipv4::field::DST, new.dst);
-    put16(head, L4_V4, new.sport);
-    put16(head, L4_V4 + 2, new.dport);
-    lower4(head, change);
-    if let Some(header) = head.first_chunk_mut() {
-        stations.write(header);
-    }
-    if let Some(place) = frame.get_mut(at..at + 2) {
-        put16(place, 0, field);
+pub fn new_ends4(frame: &mut [u8], proto: u8, new: Ends<u64>, change: Change, stations: Stations) -> bool {
+    if proto == number::TCP {
+        let Some(head) = frame.first_chunk_mut::<{ TCP_SUM4 + 2 }>() else { return false };
+        let field = step(ne16(head, TCP_SUM4), change.l4);
+        put_ne16(head, TCP_SUM4, field);
+        write4(head, new, change, stations);
+    } else {
+        let Some(head) = frame.first_chunk_mut::<LEAST4>() else { return false };
+        if !udp_sum(head, L4_V4 + udp::field::CHECKSUM, change) {
+            return false;
+        }
+        write4(head, new, change, stations);
     }
     true
 }
@@ -187,53 +209,77 @@ pub fn new_ends4(frame: &mut [u8], proto: u8, old: &Ends<u32>, new: &Ends<u32>, 
 pub fn new_ends6(
     frame: &mut [u8],
     proto: u8,
-    old: &Ends<u128>,
-    new: &Ends<u128>,
+    new: Ends<[u128; 2]>,
+    change: Change,
     stations: Stations,
 ) -> bool {
-    let at = checksum_at(proto, L4_V6);
-    let change = wide(old.src, new.src) + wide(old.dst, new.dst);
-    let Some(field) = frame.get(at..at + 2) else { return false };
-    let Some(field) = checksum(proto, be16(field, 0), change + ports(old, new)) else { return false };
-    let Some(head) = frame.first_chunk_mut::<LEAST6>() else { return false };
-    put128(head, eth::LEN + ipv6::field::SRC, new.src);
-    put128(head, eth::LEN + ipv6::field::DST, new.dst);
-    put16(head, L4_V6, new.sport);
-    put16(head, L4_V6 + 2, new.dport);
-    let hops = &mut head[eth::LEN + ipv6::field::HOP_LIMIT];
-    *hops = hops.saturating_sub(1);
-    if let Some(header) = head.first_chunk_mut() {
-        stations.write(header);
-    }
-    if let Some(place) = frame.get_mut(at..at + 2) {
-        put16(place, 0, field);
+    if proto == number::TCP {
+        let Some(head) = frame.first_chunk_mut::<{ TCP_SUM6 + 2 }>() else { return false };
+        let field = step(ne16(head, TCP_SUM6), change.l4);
+        put_ne16(head, TCP_SUM6, field);
+        write6(head, new, stations);
+    } else {
+        let Some(head) = frame.first_chunk_mut::<LEAST6>() else { return false };
+        if !udp_sum(head, L4_V6 + udp::field::CHECKSUM, change) {
+            return false;
+        }
+        write6(head, new, stations);
     }
     true
 }
 
-/// What a changed IPv6 address adds to a sum.
+/// The checksum of a datagram after a change; false where it has none.
 #[inline(always)]
-fn wide(old: u128, new: u128) -> u64 {
-    let halves = |a: u128| (a >> 64) as u64;
-    let parts = |w: u64| (w >> 32) + (w & 0xffff_ffff);
-    parts(!halves(old)) + parts(!(old as u64)) + parts(halves(new)) + parts(new as u64)
+fn udp_sum(head: &mut [u8], at: usize, change: Change) -> bool {
+    let field = ne16(head, at);
+    if field == 0 {
+        return false;
+    }
+    put_ne16(head, at, udp::on_wire(step(field, change.l4)));
+    true
 }
 
-/// The TTL of an ordinary IPv4 frame one lower, the header's sum after that and after `change`.
 #[inline(always)]
-fn lower4(head: &mut [u8; LEAST4], change: u64) {
-    let ttl = &mut head[eth::LEN + ipv4::field::TTL];
-    *ttl = ttl.saturating_sub(1);
-    let field = be16(head, eth::LEN + ipv4::field::CHECKSUM);
-    let field = !fold(u64::from(!field) + TTL_CHANGE + change);
-    put16(head, eth::LEN + ipv4::field::CHECKSUM, field);
+fn write4<const N: usize>(head: &mut [u8; N], new: Ends<u64>, change: Change, stations: Stations) {
+    put64(head, eth::LEN + ipv4::field::SRC, new.addresses);
+    put32(head, L4_V4, new.ports);
+    lower4(head, change);
+    if let Some(header) = head.first_chunk_mut() {
+        stations.write(header);
+    }
+}
+
+#[inline(always)]
+fn write6<const N: usize>(head: &mut [u8; N], new: Ends<[u128; 2]>, stations: Stations) {
+    put128(head, eth::LEN + ipv6::field::SRC, new.addresses[0]);
+    put128(head, eth::LEN + ipv6::field::DST, new.addresses[1]);
+    put32(head, L4_V6, new.ports);
+    lower(head, eth::LEN + ipv6::field::HOP_LIMIT);
+    if let Some(header) = head.first_chunk_mut() {
+        stations.write(header);
+    }
+}
+
+/// A TTL, of which an ordinary frame has more than one left, one lower.
+#[inline(always)]
+fn lower(head: &mut [u8], at: usize) {
+    head[at] = head[at].wrapping_sub(1);
+}
+
+/// The TTL of an ordinary IPv4 frame one lower, the header's sum after that and the rest of `change`.
+#[inline(always)]
+fn lower4<const N: usize>(head: &mut [u8; N], change: Change) {
+    lower(head, eth::LEN + ipv4::field::TTL);
+    let at = eth::LEN + ipv4::field::CHECKSUM;
+    let field = step(ne16(head, at), change.ip);
+    put_ne16(head, at, field);
 }
 
 /// An ordinary IPv4 frame with a TTL one lower. False: refused, nothing was written.
 #[inline(always)]
 pub fn hop4(frame: &mut [u8]) -> bool {
     let Some(head) = frame.first_chunk_mut::<LEAST4>() else { return false };
-    lower4(head, 0);
+    lower4(head, HOP);
     true
 }
 
@@ -241,9 +287,19 @@ pub fn hop4(frame: &mut [u8]) -> bool {
 #[inline(always)]
 pub fn hop6(frame: &mut [u8]) -> bool {
     let Some(head) = frame.first_chunk_mut::<LEAST6>() else { return false };
-    let hops = &mut head[eth::LEN + ipv6::field::HOP_LIMIT];
-    *hops = hops.saturating_sub(1);
+    lower(head, eth::LEN + ipv6::field::HOP_LIMIT);
     true
+}
+
+/// Two bytes in the machine's own order.
+#[inline(always)]
+fn ne16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_ne_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+fn put_ne16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_ne_bytes());
 }
 
 #[cfg(test)]

@@ -168,11 +168,8 @@ impl Core {
     }
 
     /// What the destination is to the director.
-    #[inline]
+    #[cold]
     pub(in crate::engine) fn tell_address(&mut self, port: PortId, dst: IpAddr) {
-        if !self.told() {
-            return;
-        }
         let owned = self.host.owns(port, dst);
         let on = self.port_name(port);
         let result = match owned {
@@ -225,11 +222,8 @@ impl Core {
     }
 
     /// May the packet begin a connection?
-    #[inline]
+    #[cold]
     pub(in crate::engine) fn tell_begin(&mut self, meta: &Meta, begins: bool) {
-        if !self.told() {
-            return;
-        }
         let mut inputs: Facts = vec![("protocol", words::proto(meta.proto).into())];
         if meta.proto == number::TCP {
             inputs.push(("flags", words::flags(meta.tcp_flags).into()));
@@ -368,15 +362,13 @@ impl Core {
     }
 
     /// The packet moved the connection's state.
-    #[inline]
+    #[cold]
     pub(in crate::engine) fn tell_state(&mut self, before: State, after: State, timeout: Span) {
-        if self.told() {
-            let result = match before == after {
-                true => format!("stays {}", after.name()),
-                false => format!("{} > {}", before.name(), after.name()),
-            };
-            self.tell("state", vec![("timeout", span(timeout).into())], result);
-        }
+        let result = match before == after {
+            true => format!("stays {}", after.name()),
+            false => format!("{} > {}", before.name(), after.name()),
+        };
+        self.tell("state", vec![("timeout", span(timeout).into())], result);
     }
 
     /// A packet of a known connection is scheduled anew.

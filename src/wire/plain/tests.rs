@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::buf::{Offload, PacketBuf};
 use crate::nat::{self, rewrite4, rewrite6};
-use crate::wire::{Link, Parsed, parse, sum, ttl};
+use crate::wire::{Link, Parsed, parse, put16, sum, ttl};
 
 const TO: Mac = Mac([2, 0, 0, 0, 0, 7]);
 const FROM: Mac = Mac([2, 0, 0, 0, 0, 8]);
@@ -40,6 +40,10 @@ fn sum_header(f: &mut [u8]) {
     }
 }
 
+fn both_ports(meta: &crate::wire::Meta) -> u32 {
+    u32::from(meta.sport) << 16 | u32::from(meta.dport)
+}
+
 proptest! {
     #[test]
     fn an_ordinary_frame_is_what_the_parser_says(
@@ -72,17 +76,19 @@ proptest! {
         match family {
             Family::V4 => {
                 let (proto, ends, len) = read4(&f).unwrap();
-                prop_assert_eq!((proto, ends.sport, ends.dport), (meta.proto, meta.sport, meta.dport));
+                let (src, dst) = (((ends.addresses >> 32) as u32).into(), (ends.addresses as u32).into());
+                prop_assert_eq!((proto, ends.ports), (meta.proto, both_ports(&meta)));
                 prop_assert_eq!((meta.l4 as usize, len), (L4_V4, meta.ip_len()));
-                prop_assert_eq!(meta.src(&f), std::net::IpAddr::V4(ends.src.into()));
-                prop_assert_eq!(meta.dst(&f), std::net::IpAddr::V4(ends.dst.into()));
+                prop_assert_eq!(meta.src(&f), std::net::IpAddr::V4(src));
+                prop_assert_eq!(meta.dst(&f), std::net::IpAddr::V4(dst));
             }
             Family::V6 => {
                 let (proto, ends, len) = read6(&f).unwrap();
-                prop_assert_eq!((proto, ends.sport, ends.dport), (meta.proto, meta.sport, meta.dport));
+                let [src, dst] = ends.addresses;
+                prop_assert_eq!((proto, ends.ports), (meta.proto, both_ports(&meta)));
                 prop_assert_eq!((meta.l4 as usize, len), (L4_V6, meta.ip_len()));
-                prop_assert_eq!(meta.src(&f), std::net::IpAddr::V6(ends.src.into()));
-                prop_assert_eq!(meta.dst(&f), std::net::IpAddr::V6(ends.dst.into()));
+                prop_assert_eq!(meta.src(&f), std::net::IpAddr::V6(src.into()));
+                prop_assert_eq!(meta.dst(&f), std::net::IpAddr::V6(dst.into()));
             }
         }
     }
@@ -100,7 +106,8 @@ proptest! {
         let l4 = if v6 { L4_V6 } else { L4_V4 };
         before[l4 + 13] = tcp::flag::ACK;
         if let Some(field) = field {
-            put16(&mut before, checksum_at(proto, l4), field);
+            let at = if proto == number::TCP { tcp::field::CHECKSUM } else { udp::field::CHECKSUM };
+            put16(&mut before, l4 + at, field);
         }
         prop_assert!(family(&before, Station::of(TO)).is_some());
         let Ok(Parsed::Ip(meta)) = parse(&before, Link::Ethernet) else { panic!("not IP") };
@@ -108,14 +115,14 @@ proptest! {
         let mut at_once = before.clone();
         let done = if v6 {
             let (proto, old, _) = read6(&before).unwrap();
-            let (s, p) = src.unwrap_or((old.src, old.sport));
-            let new = Ends { src: s, dst: dst.0, sport: p, dport: dst.1 };
-            new_ends6(&mut at_once, proto, &old, &new, stations)
+            let (s, p) = src.unwrap_or((old.addresses[0], meta.sport));
+            let new = Ends::new([s, dst.0], p, dst.1);
+            new_ends6(&mut at_once, proto, new, Change::of6(old, new), stations)
         } else {
             let (proto, old, _) = read4(&before).unwrap();
-            let (s, p) = src.map_or((old.src, old.sport), |(a, p)| (a as u32, p));
-            let new = Ends { src: s, dst: dst.0 as u32, sport: p, dport: dst.1 };
-            new_ends4(&mut at_once, proto, &old, &new, stations)
+            let (s, p) = src.map_or(((old.addresses >> 32) as u32, meta.sport), |(a, p)| (a as u32, p));
+            let new = Ends::new(u64::from(s) << 32 | u64::from(dst.0 as u32), p, dst.1);
+            new_ends4(&mut at_once, proto, new, Change::of4(old, new), stations)
         };
         if !done {
             prop_assert_eq!(at_once, before, "what is refused is unchanged");
