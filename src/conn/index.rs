@@ -21,6 +21,13 @@ pub(super) struct Index {
     len: usize,
 }
 
+/// An empty cell, and what it would hold.
+#[derive(Debug)]
+pub(super) struct Gap {
+    at: usize,
+    half: u32,
+}
+
 #[inline]
 fn half(hash: u64) -> u32 {
     (hash >> 32) as u32
@@ -78,16 +85,35 @@ impl Index {
             at = (at + 1) & self.mask;
         }
     }
-    /// Adds an entry that is not there yet; the caller keeps count of the keys.
-    pub fn insert(&mut self, hash: u64, entry: u32) {
-        debug_assert!(self.len < self.mask);
+    /// Where an entry with this hash may be put; nothing when `is_it` accepts one that is there. One walk for
+    /// both, because each waits for memory.
+    #[inline]
+    pub fn gap(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<Gap> {
         let half = half(hash);
         let mut at = self.home(half);
-        while self.cells[at] != 0 {
+        loop {
+            let cell = self.cells[at];
+            if cell == 0 {
+                return Some(Gap { at, half });
+            }
+            if (cell >> 32) as u32 == half && is_it((cell as u32).wrapping_sub(1)) {
+                return None;
+            }
             at = (at + 1) & self.mask;
         }
+    }
+    /// Puts an entry into a gap that was just found; the caller keeps count of the keys.
+    #[inline]
+    pub fn put(&mut self, Gap { at, half }: Gap, entry: u32) {
+        debug_assert!(self.len < self.mask && self.cells[at] == 0);
         self.cells[at] = u64::from(half) << 32 | u64::from(entry + 1);
         self.len += 1;
+    }
+    /// Adds an entry that is not there yet.
+    pub fn insert(&mut self, hash: u64, entry: u32) {
+        if let Some(gap) = self.gap(hash, |_| false) {
+            self.put(gap, entry);
+        }
     }
     /// Removes an entry; false when it is not there.
     pub fn remove(&mut self, hash: u64, entry: u32) -> bool {

@@ -323,9 +323,12 @@ impl<A: Addr> Table<A> {
     /// The connection a packet with this tuple belongs to.
     #[inline]
     pub fn find(&self, hash: u64, tuple: &Tuple<A>) -> Option<(u32, Side)> {
-        let is_it = |e: u32| self.slots.get((e >> 1) as usize).is_some_and(|c| c.key(side_of(e)) == *tuple);
-        let entry = self.index.find(hash, is_it)?;
+        let entry = self.index.find(hash, |e| self.is_key(e, tuple))?;
         Some((entry >> 1, side_of(entry)))
+    }
+    #[inline]
+    fn is_key(&self, entry: u32, tuple: &Tuple<A>) -> bool {
+        self.slots.get((entry >> 1) as usize).is_some_and(|c| c.key(side_of(entry)) == *tuple)
     }
     /// Hash of what an ordinary frame says, as [`Table::hash`].
     #[inline(always)]
@@ -438,25 +441,25 @@ impl<A: Addr> Table<A> {
             _ => self.hash(&new.client),
         };
         self.seek(&new.client);
-        if self.find(hash, &new.client).is_some() {
+        let slot = if self.free == NIL { self.slots.len() as u32 } else { self.free };
+        let Some(gap) = self.index.gap(hash, |e| self.is_key(e, &new.client)) else {
             return Err(OpenError::ClientKeyTaken);
-        }
-        let second = if conn.two_keys() {
-            let key = conn.real_key();
-            let hash = self.hash(&key);
-            self.seek(&key);
-            if self.find(hash, &key).is_some() || key == new.client {
-                return Err(OpenError::RealKeyTaken);
-            }
-            Some(hash)
-        } else {
-            None
         };
-        let slot = self.take_slot(conn);
-        self.index.insert(hash, slot << 1);
-        if let Some(hash) = second {
-            self.index.insert(hash, slot << 1 | 1);
+        self.index.put(gap, slot << 1);
+        if conn.two_keys() {
+            let key = conn.real_key();
+            let second = self.hash(&key);
+            self.seek(&key);
+            let gap = self.index.gap(second, |e| e >> 1 != slot && self.is_key(e, &key));
+            match gap.filter(|_| key != new.client) {
+                Some(gap) => self.index.put(gap, slot << 1 | 1),
+                None => {
+                    self.index.remove(hash, slot << 1);
+                    return Err(OpenError::RealKeyTaken);
+                }
+            }
         }
+        self.take_slot(conn);
         self.link(slot);
         self.live += 1;
         Ok(slot)
@@ -603,17 +606,16 @@ impl<A: Addr> Table<A> {
         }
         n
     }
-    fn take_slot(&mut self, mut conn: Conn<A>) -> u32 {
+    /// Fills the slot that is next.
+    fn take_slot(&mut self, mut conn: Conn<A>) {
         if self.free == NIL {
             self.slots.push(conn);
-            return (self.slots.len() - 1) as u32;
+            return;
         }
-        let slot = self.free;
-        let old = &mut self.slots[slot as usize];
+        let old = &mut self.slots[self.free as usize];
         self.free = old.next;
         conn.age = old.age;
         *old = conn;
-        slot
     }
     fn remove_key(&mut self, tuple: &Tuple<A>, entry: u32) {
         let hash = self.hash(tuple);
