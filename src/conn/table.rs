@@ -426,6 +426,29 @@ impl<A: Addr> Table<A> {
     /// # Errors
     /// [`OpenError`]; nothing has changed then.
     pub fn open(&mut self, now: Mono, new: &NewConn<A>) -> Result<u32, OpenError> {
+        let hash = match self.missed {
+            (hash, Some(tuple)) if tuple == new.client => hash,
+            _ => self.hash(&new.client),
+        };
+        let conn = Conn::passing(new);
+        let second = if conn.two_keys() { self.hash(&conn.real_key()) } else { 0 };
+        self.enter(now, conn, new.timeout, [hash, second])
+    }
+    /// The same with the hashes of its keys worked out; of one key the second says nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing has changed then.
+    pub fn open_hashed(&mut self, now: Mono, new: &NewConn<A>, hashes: [u64; 2]) -> Result<u32, OpenError> {
+        self.enter(now, Conn::passing(new), new.timeout, hashes)
+    }
+    #[inline]
+    fn enter(
+        &mut self,
+        now: Mono,
+        conn: Conn<A>,
+        timeout: Span,
+        [first, second]: [u64; 2],
+    ) -> Result<u32, OpenError> {
         if self.live >= self.limit {
             return Err(OpenError::Full);
         }
@@ -433,28 +456,23 @@ impl<A: Addr> Table<A> {
         if self.live == 0 {
             self.cursor = now.bucket();
         }
-        let deadline = now.after(new.timeout);
-        let conn = Conn::passing(new);
+        let deadline = now.after(timeout);
         let conn = Conn { deadline, armed: deadline, flags: conn.flags | flag::LIVE, ..conn };
-        let hash = match self.missed {
-            (hash, Some(tuple)) if tuple == new.client => hash,
-            _ => self.hash(&new.client),
-        };
-        self.seek(&new.client);
+        let client = conn.client_key();
+        self.seek(&client);
         let slot = if self.free == NIL { self.slots.len() as u32 } else { self.free };
-        let Some(gap) = self.index.gap(hash, |e| self.is_key(e, &new.client)) else {
+        let Some(gap) = self.index.gap(first, |e| self.is_key(e, &client)) else {
             return Err(OpenError::ClientKeyTaken);
         };
         self.index.put(gap, slot << 1);
         if conn.two_keys() {
             let key = conn.real_key();
-            let second = self.hash(&key);
             self.seek(&key);
             let gap = self.index.gap(second, |e| e >> 1 != slot && self.is_key(e, &key));
-            match gap.filter(|_| key != new.client) {
+            match gap.filter(|_| key != client) {
                 Some(gap) => self.index.put(gap, slot << 1 | 1),
                 None => {
-                    self.index.remove(hash, slot << 1);
+                    self.index.remove(first, slot << 1);
                     return Err(OpenError::RealKeyTaken);
                 }
             }

@@ -163,22 +163,23 @@ impl Engine {
         let (mut at, mut sent) = (0, 0);
         let all = burst.len().min(verdicts.len()).min(WAVE);
         while at < all {
-            let (looks, burst, verdicts) = (&looks[at..all], &mut burst[at..all], &mut verdicts[at..all]);
-            let kind = looks[0].kind;
+            let kind = looks[at].kind;
+            let (rest, burst_rest, verdicts_rest) =
+                (&looks[at..all], &mut burst[at..all], &mut verdicts[at..all]);
             let quick = match kind {
-                Kind::Plain4 => core.run::<u32>(&turn, looks, burst, verdicts),
-                Kind::Plain6 => core.run::<u128>(&turn, looks, burst, verdicts),
+                Kind::Plain4 => core.run::<u32>(&turn, rest, burst_rest, verdicts_rest),
+                Kind::Plain6 => core.run::<u128>(&turn, rest, burst_rest, verdicts_rest),
                 Kind::Other(_) => 0,
             };
             sent += quick;
             at += quick;
-            if let (Some(look), Some(pkt)) = (looks.get(quick), burst.get_mut(quick))
-                && look.kind == kind
-            {
-                verdicts[quick] = core.slowly(snap, &turn, (at, look), pkt, out);
+            if at < all && looks[at].kind == kind {
+                core.before(snap, (at, &looks[at]), burst, verdicts, out);
+                verdicts[at] = core.slowly(snap, &turn, (at, &looks[at]), &mut burst[at], out);
                 at += 1;
             }
         }
+        core.open_planned(snap, burst, verdicts, out);
         let sent = sent as u64;
         core.counters.received += sent;
         core.counters.forwarded += sent;
@@ -269,8 +270,12 @@ impl Core {
             _ => self.sight(turn, pkt.bytes()),
         };
         let at = Arrival { now: turn.now, port: turn.port, largest: 0, handed: turn.handed };
+        let waiting = self.together.len();
         let verdict = self.packet(snap, at, &sight, pkt, out);
-        self.count(verdict);
+        self.together.nobody();
+        if self.together.len() == waiting {
+            self.count(verdict);
+        }
         verdict
     }
 

@@ -44,6 +44,7 @@ pub mod steer;
 mod stub;
 #[cfg(test)]
 pub(crate) mod tests;
+mod together;
 pub mod verdict;
 mod ways;
 
@@ -162,6 +163,7 @@ struct Core {
     /// What was seen of the packets of a burst that are not ordinary, by place.
     sights: Box<[Sight; WAVE]>,
     tables: Tables,
+    together: together::Together,
     limit: u32,
     /// FULLNAT tuples, by outgoing port.
     pools: Vec<LocalPool>,
@@ -235,6 +237,7 @@ impl Engine {
             elsewhere: 0,
         };
         let mut core = Core {
+            together: together::Together::default(),
             worker: options.worker,
             now,
             links: Vec::new(),

@@ -59,7 +59,7 @@ impl Core {
             let to = Placement { dest: &dest, rport: tied.rport };
             return self.one_packet::<A>(snap, at, meta, pkt, to, service, out);
         }
-        let slot = match self.open_tied::<A>(snap, at, &tuple, service, tied) {
+        let slot = match self.open_tied::<A>(snap, at, &tuple, tied) {
             Ok(slot) => slot,
             Err(why) => return Verdict::Drop(why),
         };
@@ -81,7 +81,7 @@ impl Core {
             return Err(DropReason::PersistenceData);
         }
         let tied = self.place(snap, at.now, tuple, service, persistence, None)?;
-        self.open_tied::<A>(snap, at, tuple, service, tied)
+        self.open_tied::<A>(snap, at, tuple, tied)
     }
 
     /// The server of a client's new connection: its template's, or one that it gets a template for.
@@ -136,7 +136,6 @@ impl Core {
         snap: &Snapshot,
         at: Arrival,
         tuple: &Tuple<A>,
-        service: &Service,
         tied: Tied,
     ) -> Result<u32, DropReason> {
         let to = Placement { dest: &tied.dest, rport: tied.rport };
@@ -148,7 +147,7 @@ impl Core {
         self.tell_open(tuple, to, &opened);
         match opened {
             Ok(slot) => {
-                self.opened::<A>(slot, &tied.dest, service);
+                self.opened::<A>(slot, &tied.dest);
                 self.control::<A>(slot, tied.template);
                 Ok(slot)
             }
@@ -211,7 +210,7 @@ impl Core {
     }
     /// Connections and templates together have one limit.
     pub(super) fn is_full(&self, snap: &Snapshot) -> bool {
-        self.live() + snap.templates.len() >= self.limit as usize
+        self.live() + self.together.len() + snap.templates.len() >= self.limit as usize
     }
     /// Ends templates that are due.
     pub(super) fn expire_templates(&mut self, snap: &Snapshot, now: Mono) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::family::IpFamily;
 use super::inbound::timeout;
 use super::input::Arrival;
-use super::{Core, DropReason, Verdict, ftp};
+use super::{Core, DropReason, Taken, Verdict, ftp};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::key::Tuple;
 use crate::conn::state::State;
@@ -29,7 +29,7 @@ pub(super) struct Placement<'a> {
 
 impl<'a> Placement<'a> {
     /// The server's port, or the packet's own.
-    fn of<A>(dest: &'a Dest, tuple: &Tuple<A>) -> Placement<'a> {
+    pub fn of<A>(dest: &'a Dest, tuple: &Tuple<A>) -> Placement<'a> {
         Placement { dest, rport: if dest.spec.port == 0 { tuple.dport } else { dest.spec.port } }
     }
 }
@@ -75,10 +75,28 @@ impl Core {
             let to = Placement::of(&service.dests[first], &tuple);
             return self.one_packet::<A>(snap, at, meta, pkt, to, service, out);
         }
-        let (slot, dest) = match self.open::<A>(snap, at, &tuple, service, first) {
-            Ok(opened) => opened,
-            Err(why) => return Verdict::Drop(why),
-        };
+        if self.plan::<A>(snap, at, &meta, &tuple, service, first) {
+            // decided about when it is opened
+            return Verdict::Taken(Taken::Local);
+        }
+        match self.open::<A>(snap, at, &tuple, service, first) {
+            Ok((slot, dest)) => self.begun::<A>(snap, at, meta, pkt, slot, dest, out),
+            Err(why) => Verdict::Drop(why),
+        }
+    }
+
+    /// The packet that opened a connection goes on.
+    #[expect(clippy::too_many_arguments, reason = "the facts of a packet and its connection")]
+    pub(super) fn begun<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        slot: u32,
+        dest: &Dest,
+        out: &mut Out,
+    ) -> Verdict {
         self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, dest);
         let conn = *A::table(&mut self.tables).get(slot);
         self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out)
@@ -175,7 +193,7 @@ impl Core {
     /// Opens the connection at the picked server. Where a live connection already has the reply tuple
     /// (one client port to two services on one real server), the next usable servers are tried, so that
     /// no two flows can ever be taken for one another.
-    fn open<'s, A: IpFamily>(
+    pub(super) fn open<'s, A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
@@ -198,7 +216,7 @@ impl Core {
             }
             match opened {
                 Ok(slot) => {
-                    self.opened::<A>(slot, dest, service);
+                    self.opened::<A>(slot, dest);
                     return Ok((slot, dest));
                 }
                 Err(DropReason::ReplyTupleTaken) => {}
@@ -209,12 +227,17 @@ impl Core {
         Err(why)
     }
 
-    /// A connection was opened: counts it.
-    pub(super) fn opened<A: IpFamily>(&mut self, slot: u32, dest: &Dest, service: &Service) {
-        self.count_opened::<A>(slot);
+    /// A connection was opened: binds it to its server and counts it.
+    pub(super) fn opened<A: IpFamily>(&mut self, slot: u32, dest: &Dest) {
         dest.bind(false);
+        self.counted::<A>(slot, dest);
+    }
+
+    /// The same where the server counts it as its own already.
+    pub(super) fn counted<A: IpFamily>(&mut self, slot: u32, dest: &Dest) {
+        self.count_opened::<A>(slot);
         dest.stats.connection(self.worker);
-        service.stats.connection(self.worker);
+        dest.service_stats.connection(self.worker);
     }
 
     pub(super) fn open_at<A: IpFamily>(
@@ -274,7 +297,7 @@ impl Core {
         done
     }
 
-    fn take_local<A: IpFamily>(
+    pub(super) fn take_local<A: IpFamily>(
         &mut self,
         dest: &Dest,
         proto: Proto,
@@ -333,7 +356,7 @@ impl Core {
     }
 }
 
-fn remote(dest: &Dest, proto: Proto, port: u16) -> Remote {
+pub(super) fn remote(dest: &Dest, proto: Proto, port: u16) -> Remote {
     Remote { proto, ip: dest.spec.ip, port }
 }
 
@@ -354,7 +377,7 @@ fn may_begin(snap: &Snapshot, proto: Proto, meta: &Meta, frame: &[u8]) -> bool {
 }
 
 /// The connection for a packet at a real server.
-fn new_conn<A: IpFamily>(
+pub(super) fn new_conn<A: IpFamily>(
     snap: &Snapshot,
     tuple: &Tuple<A>,
     proto: Proto,

@@ -13,6 +13,7 @@ use super::{Engine, Trace, link_of};
 use crate::conn::table::{Conn, ConnId, Table, flag};
 use crate::conn::template::Template;
 use crate::engine::PortId;
+use crate::engine::together::Together;
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::svc::{DestId, ServiceId};
 use crate::time::Mono;
@@ -135,6 +136,7 @@ impl Engine {
         let mut defense = core.defense;
         defense.take_the_long_way();
         let twin = Core {
+            together: Together::default(),
             now,
             links: core.links.clone(),
             host: core.host.clone(),
