@@ -1,6 +1,7 @@
 //! The director end to end: the program itself, started as a user would start it, between real clients and
 //! real servers in network namespaces of the test's own.
 //!
+//! * `listing`: very many connections listed under traffic.
 //! * `matrix`: every forwarding mode over every kind of port and both families, with the ends' checksum
 //!   offload on and off.
 //! * `selftest`: the kernel's own IPVS selftest, re-enacted.
@@ -14,6 +15,7 @@
 //! * `doctor`, `real_check`: what is wrong around a director and on a real server, each with its remedy.
 //! * `workers`: two workers over devices with two queues.
 //! * `exporters`: node_exporter and Prometheus' parser on what the director exports.
+//! * `storm`: reloads of all kinds under load.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
@@ -30,6 +32,7 @@ mod ftp;
 mod gate;
 mod health;
 mod host_as_real;
+mod listing;
 mod matrix;
 mod mixed;
 mod one_arm;
@@ -40,6 +43,7 @@ mod robust;
 mod router;
 mod selftest;
 mod sniff;
+mod storm;
 mod traffic;
 mod wires;
 mod workers;

@@ -101,7 +101,7 @@ impl Running {
         let scratch = tempfile::tempdir().unwrap();
         let control = scratch.path().join("control.sock");
         let director = Director::start(ns, Path::new(PROGRAM), toml, &control).unwrap();
-        Running { director, scratch: scratch }
+        Running { director, scratch }
     }
 
     /// Its control socket.
