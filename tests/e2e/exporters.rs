@@ -51,7 +51,11 @@ fn configuration(l: &Layout, folder: &Path) -> String {
     let toml = l.toml(Io::Packet, "wlc");
     let toml = toml.replace("[director]\n", &format!("[director]\nproc = \"{}\"\n", folder.display()));
     let toml = toml.replace("\"10.0.0.1/24\"", "\"10.0.0.1/24\", \"2001:db8:2::1/64\"");
+    let toml = toml.replace("scheduler = \"wlc\"\n", "scheduler = \"wlc\"\ncheck = \"page\"\n");
     toml + "
+[[check]]
+name = \"page\"
+type = \"tcp\"
 [[service]]
 address = \"192.0.2.10:53\"
 protocol = \"udp\"

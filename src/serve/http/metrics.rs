@@ -7,6 +7,7 @@ use hyper::Response;
 
 use super::Context;
 use super::answer::{Body, Trouble, text};
+use super::metrics_health;
 use super::routes::Call;
 use super::view::totals;
 use crate::ctl::{Overlay, RealKey, State};
@@ -21,23 +22,25 @@ pub async fn metrics(context: Context, _: Call) -> Result<Response<Body>, Troubl
     let counted = totals(&context).await?;
     let ports = context.control.ports().await?;
     let reloads = context.control.reloads();
-    let page = page(&state, &counted, &ports, reloads);
+    let known = context.control.health().await;
+    let mut page = page(&state, &counted, &ports, reloads);
+    metrics_health::write(&mut page, &state, &known);
     Ok(text("text/plain; version=0.0.4; charset=utf-8", page))
 }
 
 /// A family of metrics being written.
-struct Family<'o> {
+pub(super) struct Family<'o> {
     out: &'o mut String,
     name: &'static str,
 }
 
 impl<'o> Family<'o> {
-    fn new(out: &'o mut String, name: &'static str, kind: &str, help: &str) -> Family<'o> {
+    pub(super) fn new(out: &'o mut String, name: &'static str, kind: &str, help: &str) -> Family<'o> {
         // writing to a String cannot fail
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Family { out, name }
     }
-    fn add(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    pub(super) fn add(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.out.push_str(self.name);
         for (i, (name, value)) in labels.iter().enumerate() {
             let _ = write!(self.out, "{}{name}=\"{}\"", if i == 0 { '{' } else { ',' }, escaped(value));
@@ -125,7 +128,7 @@ fn io(o: &mut String, state: &State, ports: &[(PortInfo, PortStats)]) {
 }
 
 /// `service`, `vip`, `port`, `proto` of a service.
-fn labels(s: &Service) -> [(&'static str, String); 4] {
+pub(super) fn labels(s: &Service) -> [(&'static str, String); 4] {
     let (vip, port, proto) = match s.spec.key {
         ServiceKey::Address { proto, ip, port } => (ip.to_string(), port.to_string(), proto.name()),
         ServiceKey::Mark { mark, v6 } => {
@@ -135,7 +138,7 @@ fn labels(s: &Service) -> [(&'static str, String); 4] {
     [("service", s.spec.name.clone()), ("vip", vip), ("port", port), ("proto", proto.to_owned())]
 }
 
-fn borrowed<'l>(
+pub(super) fn borrowed<'l>(
     labels: &'l [(&'static str, String)],
     more: &[(&'l str, &'l str)],
 ) -> Vec<(&'l str, &'l str)> {

@@ -12,6 +12,7 @@ mod explain;
 pub mod guard;
 mod health;
 pub mod metrics;
+mod metrics_health;
 mod openapi;
 pub mod routes;
 pub mod view;

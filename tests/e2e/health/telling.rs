@@ -85,6 +85,11 @@ in_namespaces! {
         assert_eq!((&real["healthy"], &real["checks"][0]["check"], &real["checks"][0]["up"]), (&false.into(), &"c".into(), &false.into()));
         assert!(real["checks"][0]["last"].as_str().unwrap().contains("refused"), "{real}");
         assert_eq!(v["services"][0]["healthy_weight"], 2);
+        let metrics = |c: &Cluster<'_>, line: &str| c.tell(&["api", "/metrics"]).lines().any(|l| l == line);
+        let of = "service=\"web\",vip=\"192.0.2.10\",port=\"80\",proto=\"tcp\"";
+        assert!(metrics(&c, &format!("softlvs_check_status{{{of},rs=\"10.0.0.12:8080\",check=\"c\"}} 0")));
+        assert!(metrics(&c, &format!("softlvs_check_status{{{of},rs=\"10.0.0.11:8080\",check=\"c\"}} 1")));
+        assert!(metrics(&c, &format!("softlvs_service_quorum_ok{{{of}}} 1")));
 
         c.reals[1].begin();
         c.wait_for(": up: ", 1);
@@ -95,6 +100,7 @@ in_namespaces! {
         let v = told(&c);
         assert_eq!(now(&v), ["up serves", "drain drains", "up serves"]);
         assert!((290_000..=300_000).contains(&v["services"][0]["reals"][1]["deadline_ms"].as_u64().unwrap()), "{v}");
+        assert!(metrics(&c, &format!("softlvs_rs_drain_remaining_connections{{{of},rs=\"10.0.0.12:8080\"}} 0")));
         c.reload(&c.configuration("state = \"maintenance\""));
         c.wait_for("configuration read again", 2);
         let end = Instant::now() + Duration::from_secs(5);
