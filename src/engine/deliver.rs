@@ -140,6 +140,10 @@ impl Core {
         out: &mut Out,
     ) {
         let vip = Some(conn.virt.ip());
+        // a service by mark for addresses that are not ours: the kernel cannot answer from them
+        if !A::V6 && !self.host.owns(at.port, conn.virt.ip()).is_unicast() && !conn.virt.ip().is_loopback() {
+            return;
+        }
         let told = self.host.error(at.now, kind, at.port, pkt.bytes(), meta, vip, out);
         if told && !conn.two_keys() {
             let bytes = IcmpError::total_len(meta) as u64;

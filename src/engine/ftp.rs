@@ -298,7 +298,7 @@ impl Core {
             client,
             real,
             local,
-            flags: flag::TWO_KEYS | flag::BOUND | flag::CHILD | flags,
+            flags: flag::TWO_KEYS | flag::BOUND | flag::INACTIVE | flag::CHILD | flags,
             dest: dest.id,
             state: State::TcpListen,
             timeout: snap.timeouts.of(State::TcpListen),
@@ -320,7 +320,7 @@ impl Core {
                 });
             }
         };
-        dest.bind(true);
+        dest.bind(false);
         self.count_opened::<A>(slot);
         self.ftp.awaited += usize::from(flags & flag::AWAITED != 0);
         let id = A::table(&mut self.tables).id(slot);

@@ -31,16 +31,18 @@ impl Core {
         ours: bool,
         out: &mut Out,
     ) -> Verdict {
-        let quoted = match icmp::quoted(pkt, &meta) {
+        let broken = icmp::is_broken(pkt, &meta);
+        let quoted = match icmp::quoted_as_it_is(pkt.bytes(), &meta) {
             Ok(quoted) => quoted,
-            // a broken error helps nobody, on its way through neither (IPVS-RULES 27)
-            Err(DropReason::BadIcmpChecksum) => return Verdict::Drop(DropReason::BadIcmpChecksum),
             // scheduling by errors needs the ports, wherever the error goes (kernel: `tcp_conn_schedule`)
             Err(why @ DropReason::ShortTransport) if snap.sysctl.schedule_icmp => return Verdict::Drop(why),
             // what is quoted is no packet we could know; to others it may mean something
             Err(_) if !ours => return self.route_on::<A>(snap, at, meta, pkt, out),
             Err(_) => return Verdict::Drop(DropReason::IcmpIgnored),
         };
+        if broken && !self.may_pass_broken::<A>(snap, &quoted, pkt.bytes(), ours) {
+            return Verdict::Drop(DropReason::BadIcmpChecksum);
+        }
         if matches!(quoted.proto, number::IPIP | number::IPV6 | number::GRE) && ours {
             return self.tunnel_error(snap, at, &meta, &quoted, pkt, out);
         }
@@ -81,6 +83,25 @@ impl Core {
             None => return self.route_on::<A>(snap, at, meta, pkt, out),
         };
         verdict.unwrap_or_else(Verdict::Drop)
+    }
+
+    /// An error with a wrong checksum: nobody looks at it where nothing in it changes, on its way to a real
+    /// server that is reached without translation (TUN, DR) and to others (IPVS-RULES 27).
+    fn may_pass_broken<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        quoted: &Meta,
+        frame: &[u8],
+        ours: bool,
+    ) -> bool {
+        let client = A::tuple(frame, quoted).reversed();
+        if let Some((slot, _)) = A::table(&mut self.tables).lookup(&client) {
+            return !A::table(&mut self.tables).get(slot).two_keys();
+        }
+        match self.named_service(snap, quoted, &client).filter(|_| snap.sysctl.schedule_icmp) {
+            Some(service) => service.dests.iter().all(|d| !d.spec.forward.translates()),
+            None => !ours,
+        }
     }
 
     /// The client, or a router before it, complains about a reply: the real server has to know.

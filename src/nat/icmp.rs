@@ -60,7 +60,24 @@ pub fn kind(frame: &[u8], meta: &Meta) -> Option<Kind> {
 /// - [`DropReason::IcmpNoConnection`]: what is quoted is a later fragment, which names no ports
 /// - others of [`crate::wire::meta`]: what is quoted is no packet
 pub fn quoted(pkt: &PacketBuf<'_>, meta: &Meta) -> Result<Meta, DropReason> {
-    let frame = pkt.bytes();
+    if is_broken(pkt, meta) {
+        return Err(DropReason::BadIcmpChecksum);
+    }
+    quoted_as_it_is(pkt.bytes(), meta)
+}
+
+/// Is the checksum of an ICMP error wrong, and no device vouches for it?
+pub fn is_broken(pkt: &PacketBuf<'_>, meta: &Meta) -> bool {
+    let whole = !meta.is_fragment() && kind(pkt.bytes(), meta) == Some(Kind::Error);
+    let message = pkt.bytes().get(..meta.end as usize).filter(|_| pkt.offload.csum == Csum::Complete);
+    whole && message.is_some_and(|frame| fold(message_sum(frame, meta)) != 0xffff)
+}
+
+/// [`quoted`], whatever the checksum is.
+///
+/// # Errors
+/// As there.
+pub fn quoted_as_it_is(frame: &[u8], meta: &Meta) -> Result<Meta, DropReason> {
     if meta.is_fragment() {
         return Err(DropReason::BadFragment);
     }
@@ -69,9 +86,6 @@ pub fn quoted(pkt: &PacketBuf<'_>, meta: &Meta) -> Result<Meta, DropReason> {
     }
     // bytes behind the datagram are padding, not part of the quoted packet
     let frame = frame.get(..meta.end as usize).ok_or(DropReason::BadIpLength)?;
-    if pkt.offload.csum == Csum::Complete && fold(message_sum(frame, meta)) != 0xffff {
-        return Err(DropReason::BadIcmpChecksum);
-    }
     let inner = parse_quoted(frame, meta.l4 as usize + HEADER, meta.family)?;
     if inner.frag_offset != 0 {
         return Err(DropReason::IcmpNoConnection);

@@ -46,19 +46,19 @@ pub fn play_verbose(scenario: &Scenario, tell: &mut dyn FnMut(&str)) -> Outcome 
     if !matches!(outcome, Outcome::Differs(_)) {
         return outcome;
     }
-    let step = if scenario.looks_at_defences() { DEFENCE_STEP } else { TIMER_STEP };
-    let starts = (1..TIMER_PERIOD.0 / step.0).map(|n| Mono(n * step.0));
-    let same = starts.map(|start| play_at(scenario, start, &mut |_| {})).find(|o| *o == Outcome::Same);
-    same.unwrap_or(outcome)
+    let again = |n: u64, step: Span| play_at(scenario, Mono(n * step.0), &mut |_| {});
+    // what differs in the same way whenever it begins has nothing to do with timers
+    let depends = (1..8).any(|n| again(n, TIMER_STRIDE) != outcome);
+    let mut starts = 1..TIMER_PERIOD.0 / TIMER_STEP.0;
+    if depends && starts.any(|n| again(n, TIMER_STEP) == Outcome::Same) { Outcome::Same } else { outcome }
 }
 
 /// The longest step of the kernel's timers in the recordings, that of 300 s and 900 s.
 const TIMER_PERIOD: Span = Span::from_millis(16_384);
-/// The finest that is told apart: that of 10 s.
-const TIMER_STEP: Span = Span::from_millis(256);
-
-/// The same for the timer by which a new `am_droprate` is noticed, every second among packets.
-const DEFENCE_STEP: Span = Span::from_millis(32);
+/// The finest, that of 1 s.
+const TIMER_STEP: Span = Span::from_millis(32);
+/// Goes through the steps of a minute and through those of five in few strides.
+const TIMER_STRIDE: Span = Span::from_millis(2_048 + 256);
 /// The recording host was left alone for so long before the first step.
 const SETTLE: Span = Span::from_millis(300);
 

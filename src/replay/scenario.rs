@@ -111,12 +111,6 @@ impl Scenario {
     pub fn title(&self) -> String {
         format!("{}-{}", self.group, self.name)
     }
-    /// Does it set the rate at which new connections are dropped?
-    pub(super) fn looks_at_defences(&self) -> bool {
-        let before = self.sysctls.iter().map(|(name, _)| name);
-        let names = before.chain(self.steps.iter().flat_map(|s| s.sysctl.keys()));
-        names.into_iter().any(|name| name.ends_with("am_droprate"))
-    }
 }
 
 /// An interface of the director.

@@ -52,9 +52,10 @@ pub const fn is_error4(kind: u8) -> bool {
     ) || kind > v4::LAST
 }
 
-/// True for messages no error may be sent about (RFC 4443 section 2.4 (e.1) and (e.2)).
+/// True for messages no error may be sent about (RFC 4443 section 2.4 (e.1)). The kernel does about a
+/// redirect that passes, which (e.2) forbids; no router passes one on.
 pub const fn is_error6(kind: u8) -> bool {
-    kind < v6::ECHO || kind == v6::REDIRECT
+    kind < v6::ECHO
 }
 
 #[cfg(test)]
@@ -69,7 +70,7 @@ mod tests {
         for kind in [3, 4, 5, 11, 12, 19, 255] {
             assert!(is_error4(kind), "{kind}");
         }
-        assert!(is_error6(1) && is_error6(127) && is_error6(137));
-        assert!(!is_error6(128) && !is_error6(135));
+        assert!(is_error6(1) && is_error6(127));
+        assert!(!is_error6(128) && !is_error6(137));
     }
 }
