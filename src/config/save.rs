@@ -27,6 +27,19 @@ pub fn toml(plan: &Plan, services: &[(ServiceSpec, Vec<DestSpec>)]) -> String {
     out
 }
 
+/// The file as it is handed out. Commands may say what no file may (a real server that no route leads to):
+/// then what [`super::check`] will say about it stands above.
+pub fn file(plan: &Plan) -> String {
+    let text = toml(plan, &plan.services);
+    let Err(all) = super::check(&text, "saved") else { return text };
+    let mut out =
+        String::from("# Commands made of what runs what no file may say. This file is refused for:\n");
+    for d in all.iter().filter(|d| d.severity == super::Severity::Error) {
+        let _ = writeln!(out, "# {}: {}", d.key, d.why);
+    }
+    out + "\n" + &text
+}
+
 /// Everything but the services.
 pub fn base(plan: &Plan) -> String {
     let mut out = String::new();
@@ -226,7 +239,7 @@ fn service_with(
         line(out, "mss_clamp", "true".to_owned());
     }
     if let Some((s, _)) = health {
-        save_health::service(out, s);
+        save_health::service(out, spec, s);
     }
     for r in reals {
         real(out, spec, r);

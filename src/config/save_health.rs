@@ -9,7 +9,7 @@ use crate::health::{
     AdminState, CheckKind, CheckSpec, HealthPlan, OnFailure, PanicUse, Policy, RealHealth, ServiceHealth,
     Start,
 };
-use crate::svc::ServiceKey;
+use crate::svc::{SchedulerKind, ServiceKey, ServiceSpec};
 
 fn name_of<T: PartialEq>(all: &[(&'static str, T)], value: &T) -> &'static str {
     all.iter().find(|(_, v)| v == value).map_or("", |(n, _)| n)
@@ -135,7 +135,7 @@ fn commands(out: &mut String, up: Option<&Command>, down: Option<&Command>) {
 }
 
 /// What a service says.
-pub(super) fn service(out: &mut String, s: &ServiceHealth) {
+pub(super) fn service(out: &mut String, spec: &ServiceSpec, s: &ServiceHealth) {
     let (p, default) = (&s.policy, Policy::default());
     for (key, value, usual) in
         [("quorum", p.quorum, default.quorum), ("hysteresis", p.hysteresis, default.hysteresis)]
@@ -159,8 +159,11 @@ pub(super) fn service(out: &mut String, s: &ServiceHealth) {
             line(out, key, "true".to_owned());
         }
     }
+    let hashes = matches!(spec.scheduler, SchedulerKind::Sh | SchedulerKind::Dh | SchedulerKind::Mh);
     if let Some(window) = p.slow_start {
-        line(out, "slow_start", span(window));
+        // without effect since the scheduler was changed, and refused beside it
+        let said = if hashes { "# slow_start" } else { "slow_start" };
+        line(out, said, span(window));
     }
     if let Some(panic) = p.panic {
         let using = match panic.using {
@@ -212,80 +215,7 @@ pub(super) fn real(out: &mut String, r: &RealHealth, plan: &HealthPlan) {
 mod tests {
     use crate::config::{check, save};
 
-    const FILE: &str = r#"
-[director]
-notify_fifo = "/run/notify"
-[[port]]
-tap = "tap0"
-addresses = ["10.0.0.2/24"]
-[[check]]
-name = "page"
-type = "https"
-interval = "1500ms"
-retry_delay = "250ms"
-start = "down"
-port = 8443
-bind = "10.0.0.1"
-via = "host"
-sni = "www.example.org"
-[[check.request]]
-path = "/a?b=\"c\""
-body = "a\\d+"
-[[check.request]]
-status = ["200", "300-399"]
-digest = "9b3a0c85a887a256d6939da88aabd8cd"
-[[check]]
-name = "name"
-type = "dns"
-record = "A"
-query = "example.org"
-dampening = false
-[[check]]
-name = "datagram"
-type = "udp"
-payload = "00ff"
-reply = "01xx"
-[[check]]
-name = "program"
-type = "exec"
-command = ["/bin/check", "a b"]
-dynamic = true
-user = "nobody"
-[[check]]
-name = "weight"
-type = "file"
-file = "/run/weight"
-factor = -2
-[[check]]
-name = "mail"
-type = "smtp"
-helo = "lb"
-[[service]]
-address = "10.0.0.10:80"
-check = "page"
-quorum = 3
-hysteresis = 1
-on_failure = "inhibit"
-sorry_server = "10.0.0.99:81"
-sorry_inhibit = true
-slow_start = "10s"
-panic = { below = 40, use = "sorry" }
-passive = { failures = 3, window = "2s", hold = "7s" }
-down_command = ["/bin/down"]
-command_user = "root"
-down_at_stop = true
-announce = "dummy0"
-[[service.real]]
-address = "10.0.0.11:8080"
-state = "drain"
-drain_deadline = "30s"
-[[service.real]]
-address = "10.0.0.12:8080"
-check = ["name", "datagram", "program", "weight", "mail"]
-state = "maintenance"
-on_failure = "remove"
-up_command = ["/bin/up", "x"]
-"#;
+    const FILE: &str = include_str!("../../tests/config/health.toml");
 
     #[test]
     fn what_is_written_means_the_same() {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::Response;
+use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Body, Trouble, json as answer, text};
@@ -159,7 +159,11 @@ pub async fn config(context: Context, call: Call) -> Answer {
     match call.get("format").unwrap_or("toml") {
         "toml" => {
             let plan = state.current();
-            Ok(text("application/toml", save::toml(&plan, &plan.services)))
+            // reading a large file back takes its time, and others wait for this thread
+            let file = tokio::task::spawn_blocking(move || save::file(&plan)).await;
+            file.map(|file| text("application/toml", file)).map_err(|_| {
+                Trouble::new(StatusCode::INTERNAL_SERVER_ERROR, "the configuration cannot be written", "")
+            })
         }
         "ipvsadm" => {
             Ok(text("text/plain; charset=utf-8", list::rules_with_thresholds(state.catalog.services())))
