@@ -10,6 +10,8 @@
 
 pub mod host;
 pub mod network;
+mod packets;
+mod servers;
 mod station;
 pub mod surroundings;
 
@@ -62,6 +64,9 @@ impl Finding {
 pub struct Examination {
     /// What works here.
     pub abilities: Vec<Ability>,
+    /// Whose surroundings were looked at: a file, or the director that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub examined: Option<String>,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// What was not looked at, and why.

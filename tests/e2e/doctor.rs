@@ -1,10 +1,10 @@
 //! `softlvs doctor` on topologies with one thing wrong each, and on healthy ones.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,7 +29,10 @@ pub(crate) struct Clinic {
 impl Clinic {
     /// `lazy`: no server runs on rs1. `bare`: rs1 is not prepared.
     pub(crate) fn new(mode: Mode, lazy: bool, bare: bool) -> Clinic {
-        let layout = Layout::new(mode, false, 2, Encapsulation::Ipip);
+        Clinic::of(Layout::new(mode, false, 2, Encapsulation::Ipip), lazy, bare)
+    }
+
+    fn of(layout: Layout, lazy: bool, bare: bool) -> Clinic {
         let toml = layout.toml(Io::Packet, "rr");
         let topology = Topology::build(layout, Io::Packet).unwrap();
         let mut clinic = Clinic { topology, toml, prepared: Vec::new(), listeners: Vec::new() };
@@ -82,13 +85,29 @@ impl Drop for Clinic {
     }
 }
 
-/// Somebody who takes connections and does nothing with them.
+/// Works on all of them, four at a time: an examination mostly waits for answers.
+fn each<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(one);
+                }
+            });
+        }
+    });
+}
+
+/// Somebody who takes connections and datagrams and does nothing with them.
 fn listen(ns: &NetNs, port: u16) -> (Arc<AtomicBool>, JoinHandle<()>) {
     let stop = Arc::new(AtomicBool::new(false));
     let seen = stop.clone();
-    let listener = ns.run(|| TcpListener::bind(("0.0.0.0", port))).unwrap();
+    let listener = ns.run(|| TcpListener::bind(("::", port))).unwrap();
+    let datagrams = ns.run(|| UdpSocket::bind(("::", port))).unwrap();
     listener.set_nonblocking(true).unwrap();
     let thread = std::thread::spawn(move || {
+        let _datagrams = datagrams;
         while !seen.load(Ordering::Relaxed) {
             drop(listener.accept());
             std::thread::sleep(Duration::from_millis(5));
@@ -99,16 +118,24 @@ fn listen(ns: &NetNs, port: u16) -> (Arc<AtomicBool>, JoinHandle<()>) {
 
 in_namespaces! {
     fn doctor_says_nothing_false_of_a_healthy_topology() {
-        for mode in Mode::ALL {
-            assert_eq!(Clinic::new(mode, false, false).examine(), [], "{mode:?}");
+        let mut all = Vec::new();
+        for ipv6 in [false, true] {
+            all.extend(Mode::ALL.map(|mode| Layout::new(mode, ipv6, 2, Encapsulation::Ipip)));
+            all.extend([Encapsulation::Gre, Encapsulation::Gue(6080)].map(|e| Layout::new(Mode::Tun, ipv6, 2, e)));
         }
+        each(&all, |layout| {
+            let mut clinic = Clinic::of(layout.clone(), false, false);
+            assert_eq!(clinic.examine(), [], "{layout:?}");
+            clinic.toml = clinic.toml.replace(UDP.0, UDP.1);
+            assert_eq!(clinic.examine(), [], "{layout:?} UDP");
+        });
     }
 }
 
 in_namespaces! {
     fn doctor_does_not_disturb_a_director_at_work_nor_is_disturbed_by_it() {
-        for mode in [Mode::Nat, Mode::Dr] {
-            let clinic = Clinic::new(mode, false, false);
+        for (mode, ipv6) in [(Mode::Nat, false), (Mode::Dr, false), (Mode::Nat, true), (Mode::Dr, true)] {
+            let clinic = Clinic::of(Layout::new(mode, ipv6, 2, Encapsulation::Ipip), false, false);
             let control = tempfile::tempdir().unwrap();
             let program = std::path::Path::new(env!("CARGO_BIN_EXE_softlvs"));
             let path = control.path().join("s.sock");
@@ -123,6 +150,28 @@ in_namespaces! {
             assert!(begin.is_some(), "{}", director.log());
             assert_eq!(clinic.examine(), [], "{mode:?}: {}", director.log());
             assert!(reached().is_ok() && director.alive(), "{}", director.log());
+            // what runs needs no file, and what was changed at run time is looked at too
+            let doctor = |what: &str| {
+                let mut command = Command::new(program);
+                command.args(["doctor", "--control"]).arg(&path);
+                clinic.ns("director").confine(&mut command).unwrap();
+                let out = command.output().unwrap();
+                let said = String::from_utf8_lossy(&out.stdout).into_owned();
+                assert!(said.contains("examined: the director that runs") && said.contains(what), "{said}");
+                out.status.code()
+            };
+            assert_eq!(doctor("nothing is wrong with the topology"), Some(0));
+            let real = clinic.topology.layout.servers().next().unwrap().1;
+            let mut change = Command::new(program);
+            let gone = std::net::SocketAddr::new(clinic.topology.layout.vip, 81).to_string();
+            change.args(["ipvsadm", "-A", "-t", &gone]).env("SOFTLVS_CONTROL", &path);
+            assert!(change.status().unwrap().success());
+            let mut change = Command::new(program);
+            let at = std::net::SocketAddr::new(real, 81).to_string();
+            let way = if mode == Mode::Nat { "-m" } else { "-g" };
+            change.args(["ipvsadm", "-a", "-t", &gone, "-r", &at, way]).env("SOFTLVS_CONTROL", &path);
+            assert!(change.status().unwrap().success());
+            assert_eq!(doctor("(port_closed)"), Some(1));
             director.stop(Duration::from_secs(5));
         }
     }
@@ -257,11 +306,176 @@ const SEEDS: &[Seed] = &[
     ("path_mtu", Mode::Nat, WELL, KEEP, ("rs1", "ip link set eth0 mtu 1300"), "real server 10.0.0.11"),
 ];
 
+/// The same for IPv6, and for datagrams.
+const UDP: (&str, &str) = ("protocol = \"tcp\"", "protocol = \"udp\"");
+const SEEDS6: &[Seed] = &[
+    (
+        "address_in_kernel",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        (
+            "director",
+            "echo 0 > /proc/sys/net/ipv6/conf/lo/disable_ipv6; ip addr add 2001:db8:1::10/128 dev lo",
+        ),
+        "2001:db8:1::10",
+    ),
+    (
+        "ip_forward",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("director", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"),
+        "eth0",
+    ),
+    ("neighbour_silent", Mode::Tun, WELL, KEEP, ("router", "ip link set eth0 down"), "gateway 2001:db8:"),
+    (
+        "neighbour_silent",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("rs1", "ip link set eth0 down"),
+        "real server 2001:db8:2::11",
+    ),
+    (
+        "neighbour_other_mac",
+        Mode::Nat,
+        WELL,
+        (
+            "packet = \"eth1\"",
+            "packet = \"eth1\"\nneighbors = { \"2001:db8:2::11\" = \"02:00:00:00:00:99\" }",
+        ),
+        KEEP,
+        "real server 2001:db8:2::11",
+    ),
+    (
+        "duplicate_address",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("rs2", "ip addr add 2001:db8:2::1/64 dev eth0 nodad"),
+        "2001:db8:2::1",
+    ),
+    (
+        "duplicate_address",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("client", "ip addr add 2001:db8:1::10/64 dev eth0 nodad"),
+        "2001:db8:1::10",
+    ),
+    (
+        "vip_announced",
+        Mode::Dr,
+        WELL,
+        KEEP,
+        ("rs1", "ip addr add 2001:db8:1::10/64 dev eth0 nodad"),
+        "real server 2001:db8:1::11",
+    ),
+    ("port_closed", Mode::Nat, LAZY, KEEP, KEEP, "real server 2001:db8:2::11"),
+    ("port_closed", Mode::Dr, LAZY, KEEP, KEEP, "real server 2001:db8:1::11"),
+    ("port_closed", Mode::Tun, LAZY, KEEP, KEEP, "real server 2001:db8:2::11"),
+    (
+        "gateway_bypasses",
+        Mode::Nat,
+        WELL,
+        KEEP,
+        ("rs1", "ip -6 route del default"),
+        "real server 2001:db8:2::11",
+    ),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        KEEP,
+        ("rs1", "ip addr del 2001:db8:1::10/128 dev lo"),
+        "real server 2001:db8:1::11",
+    ),
+    ("no_tunnel", Mode::Tun, BARE, KEEP, KEEP, "real server 2001:db8:2::11"),
+    (
+        "tunnel_swallows",
+        Mode::Tun,
+        WELL,
+        KEEP,
+        ("rs1", "ip addr del 2001:db8:1::10/128 dev lvstun0"),
+        "real server 2001:db8:2::11",
+    ),
+    ("path_mtu", Mode::Nat, WELL, KEEP, ("rs1", "ip link set eth0 mtu 1300"), "real server 2001:db8:2::11"),
+    ("port_closed", Mode::Nat, LAZY, UDP, KEEP, "real server 2001:db8:2::11"),
+    ("port_closed", Mode::Dr, LAZY, UDP, KEEP, "real server 2001:db8:1::11"),
+    ("port_closed", Mode::Tun, LAZY, UDP, KEEP, "real server 2001:db8:2::11"),
+    (
+        "gateway_bypasses",
+        Mode::Nat,
+        WELL,
+        UDP,
+        ("rs1", "ip -6 route del default"),
+        "real server 2001:db8:2::11",
+    ),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        UDP,
+        ("rs1", "ip addr del 2001:db8:1::10/128 dev lo"),
+        "real server 2001:db8:1::11",
+    ),
+    ("no_tunnel", Mode::Tun, BARE, UDP, KEEP, "real server 2001:db8:2::11"),
+];
+const UDP4: &[Seed] = &[
+    ("port_closed", Mode::Nat, LAZY, UDP, KEEP, "real server 10.0.0.11"),
+    ("port_closed", Mode::Dr, LAZY, UDP, KEEP, "real server 192.0.2.11"),
+    ("port_closed", Mode::Tun, LAZY, UDP, KEEP, "real server 10.0.0.11"),
+    ("gateway_bypasses", Mode::Nat, WELL, UDP, ("rs1", "ip route del default"), "real server 10.0.0.11"),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        UDP,
+        ("rs1", "ip addr del 192.0.2.10/32 dev lo"),
+        "real server 192.0.2.11",
+    ),
+    ("no_tunnel", Mode::Tun, BARE, UDP, KEEP, "real server 10.0.0.11"),
+];
+
+in_namespaces! {
+    fn doctor_looks_at_the_kernels_side_of_tap_and_tun_devices() {
+        let clinic = Clinic::new(Mode::Nat, true, false);
+        let found = |kind: &str| {
+            let toml = format!("[[port]]\n{kind} = \"dev9\"\nmtu = 1700\naddresses = [\"10.9.0.2/24\"]\n\
+                [[service]]\naddress = \"10.9.0.100:80\"\n");
+            let plan = config::check(&toml, "f").unwrap();
+            let told = clinic.ns("director").run(|| {
+                let mut told = Examination::default();
+                told.topology(&plan);
+                Ok::<_, io::Error>(told)
+            });
+            let names: Vec<&str> = told.unwrap().findings.iter().map(|f| f.name).collect();
+            names.join(" ")
+        };
+        for kind in ["tap", "tun"] {
+            assert_eq!(found(kind), "", "a device that is not there yet is made by the director");
+            clinic.sh("director", &format!("ip tuntap add dev9 mode {kind}"));
+            assert_eq!(found(kind), "device_unconnected interface_down interface_mtu");
+            clinic.sh("director", "ip link set dev9 mtu 1700 up; ip addr add 10.9.0.1/24 dev dev9");
+            assert_eq!(found(kind), "");
+            clinic.sh("director", "ip addr add 10.9.0.100/32 dev lo");
+            assert_eq!(found(kind), "address_in_kernel");
+            clinic.sh("director", "ip addr del 10.9.0.100/32 dev lo; ip link del dev9");
+        }
+        clinic.sh("director", "ip tuntap add dev9 mode tap; ip link add br9 type bridge; \
+            ip link set dev9 mtu 1700 master br9 up");
+        assert_eq!(found("tap"), "");
+    }
+}
+
 in_namespaces! {
     fn doctor_names_each_of_the_seeded_misconfigurations_with_its_remedy() {
-        let mut wrong = Vec::new();
-        for (name, mode, (lazy, bare), (was, is), (host, line), about) in SEEDS {
-            let mut clinic = Clinic::new(*mode, *lazy, *bare);
+        let all: Vec<(bool, &Seed)> =
+            SEEDS.iter().chain(UDP4).map(|s| (false, s)).chain(SEEDS6.iter().map(|s| (true, s))).collect();
+        let wrong = Mutex::new(Vec::new());
+        each(&all, |(ipv6, (name, mode, (lazy, bare), (was, is), (host, line), about))| {
+            let mut clinic = Clinic::of(Layout::new(*mode, *ipv6, 2, Encapsulation::Ipip), *lazy, *bare);
             clinic.toml = clinic.toml.replace(was, is);
             if *name == "ip_forward" {
                 clinic.toml = clinic.toml.lines().map(|l| if l.starts_with("mac = ") { "mac = \"inherit\"" } else { l }).collect::<Vec<_>>().join("\n");
@@ -272,9 +486,10 @@ in_namespaces! {
             let found = clinic.examine();
             let it = found.iter().find(|f| f.name == *name && f.about.contains(about));
             if it.is_none_or(|f| f.remedy.is_empty()) {
-                wrong.push(format!("{name} ({mode:?}, {host}: {line}): {found:#?}"));
+                wrong.lock().unwrap().push(format!("{name} ({mode:?}, {ipv6}, {host}: {line}): {found:#?}"));
             }
-        }
-        assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), SEEDS.len(), wrong.join("\n"));
+        });
+        let wrong = wrong.into_inner().unwrap();
+        assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
     }
 }
