@@ -60,8 +60,10 @@ impl Director for Null {
     fn device_drop(&mut self, _: PortId, _: DropReason, _: u64) {}
 }
 
+type Queues = Vec<Box<dyn Port>>;
+
 /// A port's MAC and its queues, one for each worker.
-fn open(text: &str, workers: u16) -> Result<(Mac, Vec<Box<dyn Port>>), Box<dyn std::error::Error>> {
+fn open(text: &str, workers: u16) -> Result<(Mac, Queues), Box<dyn std::error::Error>> {
     let multi_queue = workers > 1;
     let offload = match std::env::var("OFFLOAD").as_deref() {
         Ok("off") => OffloadMode::Off,
@@ -108,7 +110,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let workers: u16 = std::env::var("QUEUES").map_or(Ok(1), |n| n.parse())?;
     let mut own = Vec::new();
-    let mut posts: Vec<Vec<Vec<Box<dyn Port>>>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut posts: Vec<Vec<Queues>> = (0..workers).map(|_| Vec::new()).collect();
     for text in ports {
         let (mac, queues) = open(text, workers)?;
         own.push(mac);
