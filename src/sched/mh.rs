@@ -30,16 +30,30 @@ fn hash(value: u32, key: u64) -> usize {
 
 #[derive(Clone, Debug)]
 pub(super) struct Maglev {
-    /// Full, or empty when no server ever had a weight.
-    table: Vec<Slot>,
+    table: Table,
     /// The last weight of each server that was not 0: a server set to 0 keeps its entries, so that its
     /// clients return to it when it comes back (rule 54).
     weights: Vec<(DestId, u32)>,
 }
 
+/// Who has which entry.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    /// Places in `owners`: a quarter of the memory, of which ten thousand services need much. Full, or
+    /// empty when no server ever had a weight.
+    entries: Box<[u16]>,
+    owners: Vec<Slot>,
+}
+
+impl Table {
+    fn get(&self, at: usize) -> Option<Slot> {
+        self.owners.get(usize::from(*self.entries.get(at)?)).copied()
+    }
+}
+
 impl Maglev {
     pub(super) fn new(dests: &[Arc<Dest>]) -> Maglev {
-        let mut m = Maglev { table: Vec::new(), weights: Vec::new() };
+        let mut m = Maglev { table: Table::default(), weights: Vec::new() };
         m.changed(dests);
         m
     }
@@ -58,7 +72,7 @@ impl Maglev {
     /// The server of each entry.
     #[cfg(test)]
     pub(super) fn owners(&self) -> impl Iterator<Item = DestId> + '_ {
-        self.table.iter().map(|s| s.id)
+        (0..self.table.entries.len()).filter_map(|at| self.table.get(at)).map(|s| s.id)
     }
     pub(super) fn pick(&self, dests: &[Arc<Dest>], key: &PickKey, flags: SchedulerFlags) -> Option<usize> {
         let usable = |at: usize| self.table.get(at)?.find(dests).filter(|i| dests[*i].usable());
@@ -66,7 +80,7 @@ impl Maglev {
         let value = folded(key.src).wrapping_add(port);
         let home = hash(value, KEY_OFFSET) % TABLE;
         let found = usable(home);
-        if found.is_some() || !flags.fallback || self.table.is_empty() {
+        if found.is_some() || !flags.fallback || self.table.entries.is_empty() {
             return found;
         }
         // With no usable server at all the search would hash 4,093 times for each new connection.
@@ -85,12 +99,18 @@ struct Filler {
     at: usize,
     skip: usize,
     turns: u32,
+    /// Its place among the owners, once it is one.
+    number: Option<u16>,
 }
 
-fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Vec<Slot> {
+/// With so few free entries left, it is quicker to ask which of them comes first than to go on until one
+/// is met: the last of them alone would take as many steps as there are entries.
+const FEW: usize = 64;
+
+fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Table {
     let divisor = gcd(weights.iter().map(|(_, w)| *w));
     if divisor == 0 {
-        return Vec::new();
+        return Table::default();
     }
     let most = weights.iter().map(|(_, w)| w / divisor).max().unwrap_or(0);
     let shift = (u32::BITS - most.leading_zeros()).saturating_sub(SHARE_BITS);
@@ -103,19 +123,40 @@ fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Vec<Slot> {
                 at: hash(key, KEY_OFFSET) % TABLE,
                 skip: hash(key, KEY_SKIP) % (TABLE - 1) + 1,
                 turns: ((w / divisor) >> shift).max(u32::from(*w > 0)),
+                number: None,
             }
         })
         .collect();
-    let mut table = vec![None; TABLE];
+    let mut entries = vec![0; TABLE].into_boxed_slice();
+    let mut owners = Vec::new();
+    // a power of two, so that a place needs no check
+    let mut taken = [false; TABLE.next_power_of_two()];
     let mut free = TABLE;
+    let mut last: Vec<usize> = Vec::new();
     'full: loop {
         for (i, filler) in fillers.iter_mut().enumerate() {
             for _ in 0..filler.turns {
-                // ends: an entry is free and a skip below the prime reaches every one
-                while table[filler.at].is_some() {
-                    filler.at = (filler.at + filler.skip) % TABLE;
+                if free > FEW {
+                    // ends: an entry is free and a skip below the prime reaches every one
+                    while taken[filler.at % taken.len()] {
+                        filler.at += filler.skip;
+                        if filler.at >= TABLE {
+                            filler.at -= TABLE;
+                        }
+                    }
+                    taken[filler.at] = true;
+                } else {
+                    if last.is_empty() {
+                        last = (0..TABLE).filter(|at| !taken[*at]).collect();
+                    }
+                    filler.at = first_of(&mut last, filler);
                 }
-                table[filler.at] = Some(Slot::of(dests, i));
+                // an entry each at least: as many owners as entries at most
+                let number = *filler.number.get_or_insert_with(|| {
+                    owners.push(Slot::of(dests, i));
+                    (owners.len() - 1) as u16
+                });
+                entries[filler.at] = number;
                 free -= 1;
                 if free == 0 {
                     break 'full;
@@ -123,5 +164,27 @@ fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Vec<Slot> {
             }
         }
     }
-    table.into_iter().flatten().collect()
+    Table { entries, owners }
+}
+
+/// Takes the entry that a server comes to first.
+fn first_of(free: &mut Vec<usize>, filler: &Filler) -> usize {
+    let steps_of_one = inverse(filler.skip);
+    let steps = |at: usize| (at + TABLE - filler.at) * steps_of_one % TABLE;
+    let first = (0..free.len()).min_by_key(|i| steps(free[*i])).unwrap_or(0);
+    free.swap_remove(first)
+}
+
+/// What a step is to be multiplied with to go on by one entry: `skip` to the power of the prime minus two
+/// (Fermat).
+fn inverse(skip: usize) -> usize {
+    let (mut result, mut power, mut left) = (1, skip, TABLE - 2);
+    while left > 0 {
+        if left & 1 == 1 {
+            result = result * power % TABLE;
+        }
+        power = power * power % TABLE;
+        left >>= 1;
+    }
+    result
 }
