@@ -99,6 +99,20 @@ impl Place {
     }
 }
 
+/// True, and said, when one of these programs is not here; in CI they all are.
+fn lacks(tools: &[&str]) -> bool {
+    let here = |tool: &str| {
+        let asked = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        asked.is_ok()
+    };
+    let missing = tools.iter().find(|tool| !here(tool));
+    if let Some(tool) = missing {
+        assert!(std::env::var_os("CI").is_none(), "no {tool} here");
+        println!("skipped: no {tool} here");
+    }
+    missing.is_some()
+}
+
 struct Running(Child);
 
 impl Drop for Running {
@@ -188,8 +202,7 @@ fn a_thousand_lines_of_ipvsadm_are_restored_in_one_go() {
 #[test]
 fn the_examples_of_the_documentation_work() {
     let Some(place) = Place::new() else { return };
-    if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
-        println!("skipped: no curl here");
+    if lacks(&["curl"]) {
         return;
     }
     let text = fs::read_to_string(format!("{ROOT}/docs/control.md")).unwrap().replace("\\\n", " ");
@@ -245,12 +258,8 @@ fn the_texts_of_proc_are_kept_below_a_folder_and_metrics_on_loopback() {
 #[test]
 fn others_look_over_tls_with_a_token_and_get_the_new_ones_after_sighup() {
     let Some(place) = Place::new() else { return };
-    for tool in ["curl", "openssl"] {
-        if Command::new(tool).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            assert!(std::env::var_os("CI").is_none(), "no {tool} here");
-            println!("skipped: no {tool} here");
-            return;
-        }
+    if lacks(&["curl", "openssl"]) {
+        return;
     }
     let folder = place.path().display();
     let file = format!(
@@ -299,9 +308,7 @@ fn others_look_over_tls_with_a_token_and_get_the_new_ones_after_sighup() {
 #[test]
 fn top_gives_the_terminal_back_whatever_ends_it() {
     let Some(place) = Place::new() else { return };
-    if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "no python3 here");
-        println!("skipped: no python3 here");
+    if lacks(&["python3"]) {
         return;
     }
     let user = r#"
@@ -366,9 +373,7 @@ top.until(b'cannot'); top.press(b'q'); top.ended(0)
 #[test]
 fn those_who_never_finish_their_handshake_keep_nobody_else_out() {
     let Some(place) = Place::new() else { return };
-    if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "no python3 here");
-        println!("skipped: no python3 here");
+    if lacks(&["python3"]) {
         return;
     }
     let folder = place.path().display();

@@ -193,26 +193,34 @@ const WELL: (bool, bool) = (false, false);
 const LAZY: (bool, bool) = (true, false);
 const BARE: (bool, bool) = (false, true);
 
+/// One where all is well but for what a line changes on a host.
+const fn broken(
+    name: &'static str,
+    mode: Mode,
+    host: &'static str,
+    line: &'static str,
+    about: &'static str,
+) -> Seed {
+    (name, mode, WELL, KEEP, (host, line), about)
+}
+
+/// The same with a service of datagrams.
+const fn broken_udp(
+    name: &'static str,
+    mode: Mode,
+    host: &'static str,
+    line: &'static str,
+    about: &'static str,
+) -> Seed {
+    (name, mode, WELL, UDP, (host, line), about)
+}
+
 const SEEDS: &[Seed] = &[
-    (
-        "address_in_kernel",
-        Mode::Nat,
-        WELL,
-        KEEP,
-        ("director", "ip addr add 192.0.2.10/32 dev eth0"),
-        "192.0.2.10",
-    ),
-    (
-        "address_in_kernel",
-        Mode::Dr,
-        WELL,
-        KEEP,
-        ("director", "ip addr add 192.0.2.2/24 dev eth0"),
-        "192.0.2.2",
-    ),
-    ("ip_forward", Mode::Nat, WELL, KEEP, ("director", "echo 1 > /proc/sys/net/ipv4/ip_forward"), "eth0"),
+    broken("address_in_kernel", Mode::Nat, "director", "ip addr add 192.0.2.10/32 dev eth0", "192.0.2.10"),
+    broken("address_in_kernel", Mode::Dr, "director", "ip addr add 192.0.2.2/24 dev eth0", "192.0.2.2"),
+    broken("ip_forward", Mode::Nat, "director", "echo 1 > /proc/sys/net/ipv4/ip_forward", "eth0"),
     ("interface_missing", Mode::Nat, WELL, ("packet = \"eth1\"", "packet = \"eth9\""), KEEP, "port inside"),
-    ("interface_down", Mode::Nat, WELL, KEEP, ("director", "ip link set eth1 down"), "port inside"),
+    broken("interface_down", Mode::Nat, "director", "ip link set eth1 down", "port inside"),
     (
         "interface_mtu",
         Mode::Nat,
@@ -221,8 +229,8 @@ const SEEDS: &[Seed] = &[
         KEEP,
         "port inside",
     ),
-    ("neighbour_silent", Mode::Tun, WELL, KEEP, ("router", "ip link set eth0 down"), "192.0.2.254"),
-    ("neighbour_silent", Mode::Nat, WELL, KEEP, ("rs1", "ip link set eth0 down"), "real server 10.0.0.11"),
+    broken("neighbour_silent", Mode::Tun, "router", "ip link set eth0 down", "192.0.2.254"),
+    broken("neighbour_silent", Mode::Nat, "rs1", "ip link set eth0 down", "real server 10.0.0.11"),
     (
         "neighbour_other_mac",
         Mode::Nat,
@@ -231,79 +239,53 @@ const SEEDS: &[Seed] = &[
         KEEP,
         "real server 10.0.0.11",
     ),
-    ("duplicate_address", Mode::Nat, WELL, KEEP, ("rs2", "ip addr add 10.0.0.1/24 dev eth0"), "10.0.0.1"),
-    (
-        "duplicate_address",
-        Mode::Nat,
-        WELL,
-        KEEP,
-        ("client", "ip addr add 192.0.2.10/24 dev eth0"),
-        "192.0.2.10",
-    ),
-    ("duplicate_address", Mode::Nat, WELL, KEEP, ("rs2", "ip addr add 10.0.0.11/24 dev eth0"), "10.0.0.11"),
+    broken("duplicate_address", Mode::Nat, "rs2", "ip addr add 10.0.0.1/24 dev eth0", "10.0.0.1"),
+    broken("duplicate_address", Mode::Nat, "client", "ip addr add 192.0.2.10/24 dev eth0", "192.0.2.10"),
+    broken("duplicate_address", Mode::Nat, "rs2", "ip addr add 10.0.0.11/24 dev eth0", "10.0.0.11"),
     ("port_closed", Mode::Nat, LAZY, KEEP, KEEP, "real server 10.0.0.11"),
     ("port_closed", Mode::FullNat, LAZY, KEEP, KEEP, "real server 10.0.0.11"),
     ("port_closed", Mode::Dr, LAZY, KEEP, KEEP, "real server 192.0.2.11"),
     ("port_closed", Mode::Tun, LAZY, KEEP, KEEP, "real server 10.0.0.11"),
-    (
-        "port_silent",
-        Mode::FullNat,
-        WELL,
-        KEEP,
-        ("rs1", "ip route add blackhole 10.0.0.1"),
-        "real server 10.0.0.11",
-    ),
-    ("gateway_bypasses", Mode::Nat, WELL, KEEP, ("rs1", "ip route del default"), "real server 10.0.0.11"),
-    (
+    broken("port_silent", Mode::FullNat, "rs1", "ip route add blackhole 10.0.0.1", "real server 10.0.0.11"),
+    broken("gateway_bypasses", Mode::Nat, "rs1", "ip route del default", "real server 10.0.0.11"),
+    broken(
         "gateway_bypasses",
         Mode::Nat,
-        WELL,
-        KEEP,
-        ("rs1", "ip route replace default via 10.0.0.12"),
+        "rs1",
+        "ip route replace default via 10.0.0.12",
         "real server 10.0.0.11",
     ),
-    (
-        "vip_missing",
-        Mode::Dr,
-        WELL,
-        KEEP,
-        ("rs1", "ip addr del 192.0.2.10/32 dev lo"),
-        "real server 192.0.2.11",
-    ),
-    (
+    broken("vip_missing", Mode::Dr, "rs1", "ip addr del 192.0.2.10/32 dev lo", "real server 192.0.2.11"),
+    broken(
         "arp_ignore",
         Mode::Dr,
-        WELL,
-        KEEP,
-        ("rs1", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore"),
+        "rs1",
+        "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore",
         "real server 192.0.2.11",
     ),
-    (
+    broken(
         "arp_announce",
         Mode::Dr,
-        WELL,
-        KEEP,
-        ("rs1", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_announce"),
+        "rs1",
+        "echo 0 > /proc/sys/net/ipv4/conf/all/arp_announce",
         "real server 192.0.2.11",
     ),
     ("no_tunnel", Mode::Tun, BARE, KEEP, KEEP, "real server 10.0.0.11"),
-    (
+    broken(
         "tunnel_swallows",
         Mode::Tun,
-        WELL,
-        KEEP,
-        ("rs1", "ip addr del 192.0.2.10/32 dev lvstun0"),
+        "rs1",
+        "ip addr del 192.0.2.10/32 dev lvstun0",
         "real server 10.0.0.11",
     ),
-    (
+    broken(
         "tunnel_swallows",
         Mode::Tun,
-        WELL,
-        KEEP,
-        ("rs1", "echo 1 > /proc/sys/net/ipv4/conf/lvstun0/rp_filter"),
+        "rs1",
+        "echo 1 > /proc/sys/net/ipv4/conf/lvstun0/rp_filter",
         "real server 10.0.0.11",
     ),
-    ("path_mtu", Mode::Nat, WELL, KEEP, ("rs1", "ip link set eth0 mtu 1300"), "real server 10.0.0.11"),
+    broken("path_mtu", Mode::Nat, "rs1", "ip link set eth0 mtu 1300", "real server 10.0.0.11"),
 ];
 
 /// The same for IPv6, and for datagrams.
@@ -320,23 +302,9 @@ const SEEDS6: &[Seed] = &[
         ),
         "2001:db8:1::10",
     ),
-    (
-        "ip_forward",
-        Mode::Nat,
-        WELL,
-        KEEP,
-        ("director", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"),
-        "eth0",
-    ),
-    ("neighbour_silent", Mode::Tun, WELL, KEEP, ("router", "ip link set eth0 down"), "gateway 2001:db8:"),
-    (
-        "neighbour_silent",
-        Mode::Nat,
-        WELL,
-        KEEP,
-        ("rs1", "ip link set eth0 down"),
-        "real server 2001:db8:2::11",
-    ),
+    broken("ip_forward", Mode::Nat, "director", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding", "eth0"),
+    broken("neighbour_silent", Mode::Tun, "router", "ip link set eth0 down", "gateway 2001:db8:"),
+    broken("neighbour_silent", Mode::Nat, "rs1", "ip link set eth0 down", "real server 2001:db8:2::11"),
     (
         "neighbour_other_mac",
         Mode::Nat,
@@ -348,76 +316,56 @@ const SEEDS6: &[Seed] = &[
         KEEP,
         "real server 2001:db8:2::11",
     ),
-    (
+    broken(
         "duplicate_address",
         Mode::Nat,
-        WELL,
-        KEEP,
-        ("rs2", "ip addr add 2001:db8:2::1/64 dev eth0 nodad"),
+        "rs2",
+        "ip addr add 2001:db8:2::1/64 dev eth0 nodad",
         "2001:db8:2::1",
     ),
-    (
+    broken(
         "duplicate_address",
         Mode::Nat,
-        WELL,
-        KEEP,
-        ("client", "ip addr add 2001:db8:1::10/64 dev eth0 nodad"),
+        "client",
+        "ip addr add 2001:db8:1::10/64 dev eth0 nodad",
         "2001:db8:1::10",
     ),
-    (
+    broken(
         "vip_announced",
         Mode::Dr,
-        WELL,
-        KEEP,
-        ("rs1", "ip addr add 2001:db8:1::10/64 dev eth0 nodad"),
+        "rs1",
+        "ip addr add 2001:db8:1::10/64 dev eth0 nodad",
         "real server 2001:db8:1::11",
     ),
     ("port_closed", Mode::Nat, LAZY, KEEP, KEEP, "real server 2001:db8:2::11"),
     ("port_closed", Mode::Dr, LAZY, KEEP, KEEP, "real server 2001:db8:1::11"),
     ("port_closed", Mode::Tun, LAZY, KEEP, KEEP, "real server 2001:db8:2::11"),
-    (
-        "gateway_bypasses",
-        Mode::Nat,
-        WELL,
-        KEEP,
-        ("rs1", "ip -6 route del default"),
-        "real server 2001:db8:2::11",
-    ),
-    (
+    broken("gateway_bypasses", Mode::Nat, "rs1", "ip -6 route del default", "real server 2001:db8:2::11"),
+    broken(
         "vip_missing",
         Mode::Dr,
-        WELL,
-        KEEP,
-        ("rs1", "ip addr del 2001:db8:1::10/128 dev lo"),
+        "rs1",
+        "ip addr del 2001:db8:1::10/128 dev lo",
         "real server 2001:db8:1::11",
     ),
     ("no_tunnel", Mode::Tun, BARE, KEEP, KEEP, "real server 2001:db8:2::11"),
-    (
+    broken(
         "tunnel_swallows",
         Mode::Tun,
-        WELL,
-        KEEP,
-        ("rs1", "ip addr del 2001:db8:1::10/128 dev lvstun0"),
+        "rs1",
+        "ip addr del 2001:db8:1::10/128 dev lvstun0",
         "real server 2001:db8:2::11",
     ),
-    ("path_mtu", Mode::Nat, WELL, KEEP, ("rs1", "ip link set eth0 mtu 1300"), "real server 2001:db8:2::11"),
+    broken("path_mtu", Mode::Nat, "rs1", "ip link set eth0 mtu 1300", "real server 2001:db8:2::11"),
     ("port_closed", Mode::Nat, LAZY, UDP, KEEP, "real server 2001:db8:2::11"),
     ("port_closed", Mode::Dr, LAZY, UDP, KEEP, "real server 2001:db8:1::11"),
     ("port_closed", Mode::Tun, LAZY, UDP, KEEP, "real server 2001:db8:2::11"),
-    (
-        "gateway_bypasses",
-        Mode::Nat,
-        WELL,
-        UDP,
-        ("rs1", "ip -6 route del default"),
-        "real server 2001:db8:2::11",
-    ),
-    (
+    broken_udp("gateway_bypasses", Mode::Nat, "rs1", "ip -6 route del default", "real server 2001:db8:2::11"),
+    broken_udp(
         "vip_missing",
         Mode::Dr,
-        WELL,
-        UDP,
-        ("rs1", "ip addr del 2001:db8:1::10/128 dev lo"),
+        "rs1",
+        "ip addr del 2001:db8:1::10/128 dev lo",
         "real server 2001:db8:1::11",
     ),
     ("no_tunnel", Mode::Tun, BARE, UDP, KEEP, "real server 2001:db8:2::11"),
@@ -426,15 +374,8 @@ const UDP4: &[Seed] = &[
     ("port_closed", Mode::Nat, LAZY, UDP, KEEP, "real server 10.0.0.11"),
     ("port_closed", Mode::Dr, LAZY, UDP, KEEP, "real server 192.0.2.11"),
     ("port_closed", Mode::Tun, LAZY, UDP, KEEP, "real server 10.0.0.11"),
-    ("gateway_bypasses", Mode::Nat, WELL, UDP, ("rs1", "ip route del default"), "real server 10.0.0.11"),
-    (
-        "vip_missing",
-        Mode::Dr,
-        WELL,
-        UDP,
-        ("rs1", "ip addr del 192.0.2.10/32 dev lo"),
-        "real server 192.0.2.11",
-    ),
+    broken_udp("gateway_bypasses", Mode::Nat, "rs1", "ip route del default", "real server 10.0.0.11"),
+    broken_udp("vip_missing", Mode::Dr, "rs1", "ip addr del 192.0.2.10/32 dev lo", "real server 192.0.2.11"),
     ("no_tunnel", Mode::Tun, BARE, UDP, KEEP, "real server 10.0.0.11"),
 ];
 
