@@ -1,5 +1,6 @@
 //! The whole core, frame in to frame out in memory, with what the machine allows beside it ([`limit`]):
-//! established flows in every mode and family, replies' way included in none; new connections; memory.
+//! established flows in every mode and family, replies' way included in none; new connections; memory; how long
+//! a listing holds up packets.
 //!
 //! `cargo bench --bench engine`; `SOFTLVS_BENCH_FLOWS=1000,1000000` for other numbers of flows. Every figure is
 //! the best of several rounds, in the same run and over the same number of packets as the limit's. Built with
@@ -23,6 +24,8 @@ static MEMORY: softlvs::io::sys::huge::HugePages = softlvs::io::sys::huge::HugeP
 
 const ROUNDS: usize = 9;
 const BURSTS: usize = 500;
+/// Places of the table that are looked at before packets are served again (`serve::http::connections`).
+const SLICE: usize = 512;
 
 fn main() {
     println!("{:24}{:>10}{:>10}{:>10}{:>8}{:>12}", "", "flows", "ns", "limit", "ratio", "bytes/conn");
@@ -38,6 +41,40 @@ fn main() {
             new_connections(name, forward, v6, 1_000_000);
         }
     }
+    for flows in common::flow_counts() {
+        listing(flows);
+    }
+}
+
+/// How long a worker is held up by a slice of a listing of all connections: no packet waits longer for it.
+fn listing(flows: u32) {
+    let mut engine = common::engine_for(false, Forward::Nat, flows);
+    let mut out = Out::new();
+    open_flows(&mut engine, false, flows, &mut out);
+    let now = Mono::from_millis(60);
+    let walk = || {
+        let (mut took, mut rows, mut at) = (Vec::new(), 0, Some(0));
+        while let Some(from) = at {
+            took.push(timed(|| {
+                let (some, next) = engine.connection_slice(now, from, SLICE);
+                rows += some.len();
+                at = next;
+            }));
+        }
+        assert_eq!(rows, flows as usize, "each is listed once");
+        took
+    };
+    // what the machine adds is not there every time
+    let walks: Vec<Vec<Duration>> = (0..3).map(|_| walk()).collect();
+    let mut best: Vec<f64> = (0..walks[0].len())
+        .map(|i| walks.iter().map(|w| w[i].as_secs_f64() * 1e6).fold(f64::MAX, f64::min))
+        .collect();
+    best.sort_by(f64::total_cmp);
+    let (half, longest) = (best[best.len() / 2], best[best.len() - 1]);
+    println!(
+        "{:24}{flows:10}  half of the slices within {half:.0} us, all within {longest:.0} us",
+        "listing"
+    );
 }
 
 fn name_of(name: &str, v6: bool) -> String {
