@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use softlvs::io::sys::ns::NetNs;
 
@@ -70,6 +71,20 @@ pub fn io(io: softlvs::lab::Io) -> bool {
         softlvs::lab::Io::Packet => true,
         softlvs::lab::Io::Xdp => xdp(),
     }
+}
+
+/// Tests that take all of the machine, and those that measure how soon something happens.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Held by a test that takes all of the machine.
+pub fn loud() -> RwLockWriteGuard<'static, ()> {
+    // what another test broke is its own affair
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that measures times: no loud one runs meanwhile.
+pub fn calm() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says why a test does not run; fails where everything has to run.

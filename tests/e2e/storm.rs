@@ -367,6 +367,7 @@ fn storm(io: Io) {
     if !crate::gate::io(io) {
         return;
     }
+    let _alone = crate::gate::loud();
     // clients and servers are all of this process
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();

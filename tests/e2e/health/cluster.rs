@@ -124,10 +124,13 @@ pub struct Cluster<'a> {
     pub reals: Vec<Real>,
     pub director: Child,
     pub scratch: tempfile::TempDir,
+    /// Checks that wait 250 ms want a machine that is there.
+    pub _calm: std::sync::RwLockReadGuard<'static, ()>,
 }
 
 impl<'a> Cluster<'a> {
     pub fn start(setup: Setup<'a>) -> Cluster<'a> {
+        let calm = crate::gate::calm();
         let layout = Layout::new(setup.mode, setup.ipv6, 3, setup.encapsulation);
         let mut topology = Topology::build(layout, setup.io).unwrap();
         topology.prepare_servers().unwrap();
@@ -140,7 +143,7 @@ impl<'a> Cluster<'a> {
         let file = scratch.path().join("softlvs.toml");
         std::fs::write(&file, configuration(&topology.layout, &setup, "")).unwrap();
         let director = run(&topology, &scratch, &["--config", &file.display().to_string()]);
-        let mut cluster = Cluster { setup, topology, reals, director, scratch };
+        let mut cluster = Cluster { setup, topology, reals, director, scratch, _calm: calm };
         cluster.ready();
         cluster
     }

@@ -53,6 +53,7 @@ virtual_server ${{VIP}} 80 {{
 }
 
 fn start() -> (Cluster<'static>, std::path::PathBuf) {
+    let calm = crate::gate::calm();
     let layout = Layout::new(Mode::Dr, false, 3, Encapsulation::Ipip);
     let mut topology = Topology::build(layout, Io::Packet).unwrap();
     topology.prepare_servers().unwrap();
@@ -82,7 +83,7 @@ fn start() -> (Cluster<'static>, std::path::PathBuf) {
         &mac,
     ];
     let director = run(&topology, &scratch, &words);
-    let mut c = Cluster { setup: Setup::of(Mode::Dr), topology, reals, director, scratch };
+    let mut c = Cluster { setup: Setup::of(Mode::Dr), topology, reals, director, scratch, _calm: calm };
     c.ready();
     (c, told)
 }
