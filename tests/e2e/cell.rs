@@ -243,6 +243,7 @@ impl Cell {
         let frame = full_size(client.mac, self.layout().director().nics[0].mac, cip, vip);
         let sniffer = Sniffer::start(self.topology.switch_ns());
         self.client().run(|| Injector::open(Netlink::open()?.index("eth0")?)?.send(&frame)).unwrap();
+        sniffer.wait_for("an ICMP error to the client", |p| p.icmp && p.ip.dst == cip);
         let frames = sniffer.finish();
         let errors: Vec<Packet> = frames
             .iter()

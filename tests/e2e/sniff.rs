@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,8 @@ pub struct Frame {
 /// Captures every frame that arrives at any interface of a namespace.
 pub struct Sniffer {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<(Vec<Frame>, u32)>>,
+    frames: Arc<Mutex<Vec<Frame>>>,
+    thread: Option<JoinHandle<u32>>,
 }
 
 impl Sniffer {
@@ -32,31 +33,40 @@ impl Sniffer {
         let capture = ns.run(Capture::arrivals).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        let seen = frames.clone();
         let thread = std::thread::spawn(move || {
-            let mut frames = Vec::new();
             let mut buf = [0; softlvs::io::sys::raw::HEAD];
             loop {
                 let mut fds = [PollFd::new(capture.as_fd(), PollFlags::POLLIN)];
                 match poll(&mut fds, PollTimeout::from(30u8)) {
-                    Ok(0) if stopped.load(Ordering::Relaxed) => return (frames, capture.lost()),
+                    Ok(0) if stopped.load(Ordering::Relaxed) => return capture.lost(),
                     Ok(0) | Err(_) => {}
                     Ok(_) => {
                         if let Ok((port, bytes)) = capture.recv(&mut buf) {
-                            frames.push(Frame { port, bytes: bytes.to_vec() });
+                            seen.lock().unwrap().push(Frame { port, bytes: bytes.to_vec() });
                         }
                     }
                 }
             }
         });
-        Sniffer { stop, thread: Some(thread) }
+        Sniffer { stop, frames, thread: Some(thread) }
+    }
+
+    /// Waits for a packet on a busy machine, where quiet wires may only mean that nobody had his turn.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Packet) -> bool) {
+        eventually(Duration::from_secs(5), what, || {
+            let frames = self.frames.lock().unwrap();
+            frames.iter().filter_map(|f| read(&f.bytes, None)).any(|p| wanted(&p))
+        });
     }
 
     /// Waits until the wires are quiet and gives what was seen.
     pub fn finish(mut self) -> Vec<Frame> {
         self.stop.store(true, Ordering::Relaxed);
-        let (frames, lost) = self.thread.take().unwrap().join().unwrap();
+        let lost = self.thread.take().unwrap().join().unwrap();
         assert_eq!(lost, 0, "the capture lost frames");
-        frames
+        std::mem::take(&mut *self.frames.lock().unwrap())
     }
 }
 
