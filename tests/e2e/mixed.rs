@@ -12,8 +12,8 @@ use crate::traffic::{self, Server};
 use crate::wires::{Host, Running};
 
 /// One wire: client, director, real server; `vip6` is the family of the VIP, the tunnel has the other.
-fn crossed(io: Io, vip6: bool, encapsulation: Encapsulation) {
-    if io == Io::Tap && !gate::tap() {
+fn crossed(io: Io, vip6: bool, encapsulation: Encapsulation, unwrap: Where) {
+    if io == Io::Tap && !gate::tap() || unwrap == Where::Kernel && !(gate::tap() && gate::xdp()) {
         return;
     }
     let number = |v6: bool, n: u8| -> IpAddr {
@@ -31,7 +31,7 @@ fn crossed(io: Io, vip6: bool, encapsulation: Encapsulation) {
     client.address("eth0", &on(vip6, 1));
     rs.address("eth0", &on(true, 11));
     rs.address("eth0", &on(false, 11));
-    let role = Role::Tun { vips: vec![vip], encapsulation, device: real::DEVICE.into(), unwrap: Where::User };
+    let role = Role::Tun { vips: vec![vip], encapsulation, device: real::DEVICE.into(), unwrap };
     let _prepared = rs.ns.run(|| real::prepare(&role)).unwrap();
     let any = SocketAddr::new(if vip6 { "::" } else { "0.0.0.0" }.parse().unwrap(), 80);
     let _server = Server::start(&rs.ns, "rs", any, SocketAddr::new(vip, 80));
@@ -88,7 +88,9 @@ fn crossed(io: Io, vip6: bool, encapsulation: Encapsulation) {
                 }
                 traffic::parallel(to, 20)
             })
-            .unwrap_or_else(|e| panic!("{encapsulation} {io:?} {to} at {rip} offload {offload}: {e}"));
+            .unwrap_or_else(|e| {
+                panic!("{encapsulation} {io:?} {unwrap:?} {to} at {rip} offload {offload}: {e}")
+            });
     }
     director.stop();
 }
@@ -97,9 +99,11 @@ macro_rules! crossings {
     ($($name:ident: $encapsulation:expr;)*) => {
         $(crate::in_namespaces! {
             fn $name() {
-                for io in [Io::Packet, Io::Tap] {
-                    crossed(io, false, $encapsulation);
-                    crossed(io, true, $encapsulation);
+                for unwrap in [Where::User, Where::Kernel] {
+                    for io in [Io::Packet, Io::Tap] {
+                        crossed(io, false, $encapsulation, unwrap);
+                        crossed(io, true, $encapsulation, unwrap);
+                    }
                 }
             }
         })*
