@@ -24,7 +24,7 @@ pub(super) enum Put {
     /// One line.
     Line(String),
     /// It was the name of a definition of several lines.
-    Lines(Vec<String>),
+    Lines(String, Vec<String>),
 }
 
 impl Definitions {
@@ -51,7 +51,9 @@ impl Definitions {
             let whole = at == 0 && end == text.len();
             let value: Cow<'_, str> = match (predefined(name, file, files), self.0.get(name)) {
                 (Some(value), _) => value,
-                (None, Some(lines)) if lines.len() > 1 && whole => return Ok(Put::Lines(lines.clone())),
+                (None, Some(lines)) if lines.len() > 1 && whole => {
+                    return Ok(Put::Lines(name.to_owned(), lines.clone()));
+                }
                 (None, Some(lines)) if lines.len() < 2 => lines.first().map_or("", String::as_str).into(),
                 // a dollar of a regular expression or a password
                 (None, _) => {
@@ -166,7 +168,10 @@ mod tests {
         ] {
             assert_eq!(d.put(text, "/etc/k/a.conf", &mut Host), line(becomes), "{text}");
         }
-        assert_eq!(d.put("$MANY", "a", &mut Host), Ok(Put::Lines(vec!["a".into(), "b".into()])));
+        assert_eq!(
+            d.put("$MANY", "a", &mut Host),
+            Ok(Put::Lines("MANY".into(), vec!["a".into(), "b".into()]))
+        );
         d.set("SUB", vec!["10".into()]);
         assert_eq!(d.put("${BASE}.1", "a", &mut Host), line("10.2.10.1"));
     }

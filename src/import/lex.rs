@@ -40,6 +40,8 @@ pub const MAX_FILES: usize = 1000;
 const MAX_LINES: usize = 200_000;
 /// Most bytes of all lines, those that definitions and sequences make among them.
 const MAX_BYTES: usize = 16 << 20;
+/// What a line costs beside its bytes.
+const WORK: usize = 32;
 /// Deepest include.
 const DEEPEST: usize = 16;
 /// Deepest definition of several lines in another one, and sequence after another one.
@@ -50,6 +52,8 @@ struct Reader<'a> {
     notes: &'a mut Notes,
     lines: Vec<Line>,
     definitions: Definitions,
+    /// Definitions of several lines that are being put in, the innermost last.
+    open: Vec<String>,
     instance: String,
     read: usize,
     bytes: usize,
@@ -64,6 +68,7 @@ pub(super) fn read(text: &str, name: &str, files: &mut dyn Files, notes: &mut No
         notes,
         lines: Vec::new(),
         definitions: Definitions::default(),
+        open: Vec::new(),
         instance,
         read: 1,
         bytes: 0,
@@ -121,7 +126,7 @@ impl Reader<'_> {
     }
 
     fn line(&mut self, at: &Source, text: &str, depth: usize) {
-        self.bytes = self.bytes.saturating_add(text.len() + 1);
+        self.bytes = self.bytes.saturating_add(text.len() + WORK);
         if self.lines.len() >= MAX_LINES || self.bytes > MAX_BYTES {
             if !std::mem::replace(&mut self.full, true) {
                 let most = format!("there are more than {MAX_LINES} lines or {} MiB", MAX_BYTES >> 20);
@@ -152,9 +157,20 @@ impl Reader<'_> {
                 self.line(at, &put, depth + 1)
             }
             Some(Put::Line(put)) => self.plain(at, &put),
-            Some(Put::Lines(all)) => all.iter().for_each(|l| self.line(at, l, depth + 1)),
+            Some(Put::Lines(name, all)) => self.several(at, name, &all, depth),
             None => self.plain(at, text),
         }
+    }
+
+    /// The lines of a definition.
+    fn several(&mut self, at: &Source, name: String, lines: &[String], depth: usize) {
+        if self.open.contains(&name) {
+            let why = "the definition names itself, without end: left out";
+            return self.notes.add(at, &format!("${name}"), why);
+        }
+        self.open.push(name);
+        lines.iter().for_each(|l| self.line(at, l, depth + 1));
+        self.open.pop();
     }
 
     fn put(&mut self, at: &Source, text: &str) -> Option<Put> {
