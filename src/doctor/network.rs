@@ -13,6 +13,7 @@ use crate::config::Plan;
 use crate::engine::PortId;
 use crate::explain::offline;
 use crate::host::{Host, Route};
+use crate::io::sys::netlink::Netlink;
 use crate::svc::{DestSpec, ServiceSpec};
 use crate::time::Mono;
 
@@ -47,6 +48,7 @@ pub fn ask(plan: &Plan, usable: &[bool], told: &mut Examination) {
 
 fn stations(plan: &Plan, usable: &[bool], told: &mut Examination) -> BTreeMap<PortId, Station> {
     let mut stations = BTreeMap::new();
+    let links = Netlink::open().and_then(|mut n| n.links()).unwrap_or_default();
     for (i, (setup, usable)) in plan.ports.iter().zip(usable).enumerate() {
         let Some(name) = interface(setup) else {
             let device = setup.device.kind();
@@ -57,6 +59,14 @@ fn stations(plan: &Plan, usable: &[bool], told: &mut Examination) -> BTreeMap<Po
             continue;
         };
         if !usable {
+            continue;
+        }
+        if links.iter().any(|l| l.name == name && l.xdp) {
+            told.notes.push(format!(
+                "port {}: its network is not asked: an XDP program on {name} takes the answers; stop the director \
+                 to have it asked (`softlvs doctor --config FILE`)",
+                setup.name
+            ));
             continue;
         }
         let own = setup.addresses.iter().map(|c| c.addr).collect();

@@ -177,6 +177,28 @@ in_namespaces! {
     }
 }
 
+in_namespaces! {
+    fn doctor_does_not_blame_a_network_whose_answers_an_xdp_program_takes() {
+        if !crate::gate::xdp() {
+            return;
+        }
+        let clinic = Clinic::new(Mode::Nat, false, false);
+        let toml = clinic.topology.layout.toml(Io::Xdp, "rr");
+        let control = tempfile::tempdir().unwrap();
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_softlvs"));
+        let path = control.path().join("s.sock");
+        let mut director = Director::start(clinic.ns("director"), program, &toml, &path).unwrap();
+        let mut command = Command::new(program);
+        command.args(["doctor", "-o", "json", "--control"]).arg(&path);
+        clinic.ns("director").confine(&mut command).unwrap();
+        let out = command.output().unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(told["findings"], serde_json::json!([]), "{told}");
+        assert!(told["notes"][0].as_str().unwrap().contains("an XDP program on eth0 takes the answers"), "{told}");
+        director.stop(Duration::from_secs(5));
+    }
+}
+
 /// What is wrong: its name, the mode, whether rs1 runs no server and is not prepared, what is changed in
 /// the configuration and on which host, and whom the finding is about.
 type Seed = (

@@ -18,6 +18,7 @@ use crate::addr::{Cidr, Mac};
 const NLA_NESTED: u16 = 0x8000;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+const IFLA_XDP_ATTACHED: u16 = 2;
 const NETLINK_EXT_ACK: libc::c_int = 11;
 const NETLINK_CAP_ACK: libc::c_int = 10;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -45,6 +46,8 @@ pub struct LinkInfo {
     pub running: bool,
     /// Index of the bridge, or other device, that it is part of.
     pub master: Option<u32>,
+    /// An XDP program sees its packets first.
+    pub xdp: bool,
 }
 
 /// An address of an interface.
@@ -595,6 +598,7 @@ fn read_link(answer: &[u8]) -> Option<LinkInfo> {
         up: flags & libc::IFF_UP as u32 != 0,
         running: flags & libc::IFF_RUNNING as u32 != 0,
         master: None,
+        xdp: false,
     };
     for (kind, v) in attributes(b.get(IFINFO..)?) {
         match kind {
@@ -604,6 +608,9 @@ fn read_link(answer: &[u8]) -> Option<LinkInfo> {
             libc::IFLA_ADDRESS => link.mac = v.try_into().ok().map(Mac),
             libc::IFLA_MTU => link.mtu = ne_u32(v)?,
             libc::IFLA_MASTER => link.master = ne_u32(v),
+            libc::IFLA_XDP => {
+                link.xdp = attributes(v).any(|(kind, v)| kind == IFLA_XDP_ATTACHED && v.first() != Some(&0));
+            }
             _ => {}
         }
     }
