@@ -5,11 +5,13 @@ use super::input::Arrival;
 use super::post::Recipient;
 use super::{Core, DropReason, Taken, Verdict};
 use crate::buf::{Out, PacketBuf};
+use crate::conn::key::Tuple;
+use crate::conn::table::Side;
 use crate::host::IcmpError;
 use crate::host::frag::{Insert, fragment_header};
 use crate::svc::Snapshot;
 use crate::time::Mono;
-use crate::wire::{Meta, Parsed, ipv6, parse};
+use crate::wire::{Family, Meta, Parsed, ipv6, parse};
 
 impl Core {
     pub(super) fn fragment<A: IpFamily>(
@@ -79,16 +81,39 @@ impl Core {
     }
 
     /// Tells senders whose datagrams stayed incomplete (IPVS-RULES 40).
-    pub(super) fn fragment_timeouts(&mut self, now: Mono, out: &mut Out) {
+    pub(super) fn fragment_timeouts(&mut self, snap: &Snapshot, now: Mono, out: &mut Out) {
         let (host, links) = (&mut self.host, &self.links);
+        let (mut told4, mut told6) = (Vec::new(), Vec::new());
         self.frags.on_timeout(now, out, |out, port, first| {
             if let Some(link) = links.get(usize::from(port.0))
                 && let Ok(Parsed::Ip(meta)) = parse(first.bytes(), *link)
+                && host.error(now, IcmpError::ReassemblyTimeout, port, first.bytes(), &meta, None, out)
             {
-                host.error(now, IcmpError::ReassemblyTimeout, port, first.bytes(), &meta, None, out);
+                let bytes = IcmpError::total_len(&meta) as u64;
+                match meta.family {
+                    Family::V4 => told4.push((u32::tuple(first.bytes(), &meta), bytes)),
+                    Family::V6 => told6.push((u128::tuple(first.bytes(), &meta), bytes)),
+                }
             }
             out.recycle(first);
         });
+        self.count_told(snap, &told4);
+        self.count_told(snap, &told6);
+    }
+
+    /// What the director tells a client whose real server answers by itself counts as that one's output,
+    /// as in [`Core::deliver`].
+    fn count_told<A: IpFamily>(&mut self, snap: &Snapshot, told: &[(Tuple<A>, u64)]) {
+        for (tuple, bytes) in told {
+            let table = A::table(&mut self.tables);
+            let found = table.lookup(tuple).map(|(slot, side)| (table.get(slot), side));
+            if let Some((conn, Side::Client)) = found
+                && !conn.two_keys()
+                && let Some(dest) = snap.dest(conn.dest).filter(|d| d.available)
+            {
+                dest.count_output(self.worker, *bytes);
+            }
+        }
     }
 }
 

@@ -305,7 +305,7 @@ impl Engine {
         if core.worker == HOST {
             core.expire_templates(&self.snap, now);
         }
-        core.fragment_timeouts(now, out);
+        core.fragment_timeouts(&self.snap, now, out);
         core.defend(&self.snap, now);
         core.sweep_schedulers(&self.snap, now);
         core.counters.made += (out.len() - before) as u64;
