@@ -67,6 +67,11 @@ fn name_and_seconds(state: &str) -> (&'static str, u64) {
     }
 }
 
+/// When a timer for a minute's end goes off: at the end of its step of 512 ticks (rule 79).
+fn timer(at: u64) -> u64 {
+    (at / 2048 + 1) * 2048
+}
+
 /// Rule 47.
 fn is_active(state: &str) -> bool {
     ["ES", "SS", "SR", "SA"].contains(&state)
@@ -81,7 +86,11 @@ struct Server {
     listed: bool,
     /// The last weight that was not zero, for `mh`.
     last_weight: u32,
-    /// Since when it is removed and without connections.
+    /// Removed and not forgotten.
+    removed: bool,
+    /// It had connections when it was looked at last after that.
+    busy: bool,
+    /// When it was found to have none.
     idle: Option<u64>,
 }
 
@@ -117,6 +126,8 @@ struct Model {
     table: Vec<Option<usize>>,
     /// lblc, lblcr: servers of the VIP, newest first.
     remembered: Option<Vec<usize>>,
+    /// When removed servers are looked at next.
+    sweep_at: Option<u64>,
 }
 
 fn hash256(v: u32) -> usize {
@@ -214,38 +225,62 @@ impl Model {
     }
 
     fn add(&mut self, s: usize, weight: u32, upper: u32, lower: u32) {
+        self.committed();
         self.servers[s].overloaded &= self.conns.values().any(|c| c.server == s);
         self.configure(s, weight, upper, lower);
         self.servers[s].listed = true;
-        self.servers[s].idle = None;
+        self.servers[s].removed = false;
         self.list.insert(0, s);
         self.changed(true);
     }
     fn remove(&mut self, s: usize) {
+        self.committed();
         let at = self.list.iter().position(|x| *x == s).unwrap();
         if self.kind == SchedulerKind::Rr && self.last == Some(s) {
             self.last = at.checked_sub(1).map(|i| self.list[i]);
         }
         self.list.remove(at);
         self.servers[s].listed = false;
+        self.servers[s].removed = true;
+        let busy = self.bound(s).next().is_some();
+        self.servers[s].busy = busy;
+        self.servers[s].idle = None;
+        self.sweep_at.get_or_insert(timer(self.now + 60_000));
         self.changed(true);
         self.committed();
         self.end_orphans();
     }
-    /// A removed server that has no connections for two minutes is forgotten with the next change.
+    /// A timer of a minute looks at removed servers: the third time it meets one without connections, that
+    /// is forgotten. Seen with the next change.
     fn committed(&mut self) {
+        let mut looks = Vec::new();
+        while let Some(at) = self.sweep_at.filter(|at| *at <= self.now) {
+            looks.push(at);
+            self.sweep_at = Some(timer(at + 60_000));
+        }
         for s in 0..SERVERS {
-            if self.servers[s].listed {
+            let busy = self.bound(s).next().is_some();
+            let server = &mut self.servers[s];
+            if !server.removed {
                 continue;
             }
-            let busy = self.bound(s).next().is_some();
-            let idle = &mut self.servers[s].idle;
-            *idle = if busy { None } else { Some(idle.unwrap_or(self.now)) };
-            if idle.is_some_and(|since| self.now - since >= 120_000)
+            if !busy {
+                // when its connections ended nobody knows: just now
+                let seen = if server.busy { looks.len().saturating_sub(1) } else { 0 };
+                for at in &looks[seen..] {
+                    let since = *server.idle.get_or_insert(*at);
+                    server.removed &= at - since < 120_000;
+                }
+            }
+            server.busy = busy;
+            if !server.removed
                 && let Some(remembered) = &mut self.remembered
             {
                 remembered.retain(|r| *r != s);
             }
+        }
+        if !self.servers.iter().any(|s| s.removed) {
+            self.sweep_at = None;
         }
     }
     /// Rule 83.
@@ -637,6 +672,8 @@ fn play(kind: SchedulerKind, flags: SchedulerFlags, forward: Forward, proto: Pro
         overloaded: false,
         listed: false,
         last_weight: 0,
+        removed: false,
+        busy: false,
         idle: None,
     };
     let mut model = Model {
@@ -657,6 +694,7 @@ fn play(kind: SchedulerKind, flags: SchedulerFlags, forward: Forward, proto: Pro
         fall: 1,
         table: Vec::new(),
         remembered: None,
+        sweep_at: None,
     };
     let n = net(false);
     let port = if forward.translates() { 8080 } else { 80 };

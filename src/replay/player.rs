@@ -117,6 +117,7 @@ impl<'s, 't> Player<'s, 't> {
         tell: &'t mut dyn FnMut(&str),
     ) -> Result<Player<'s, 't>, String> {
         let mut catalog = Catalog::new(Arc::new(setup::plan(scenario)?));
+        catalog.now = born;
         let options = EngineOptions {
             connection_limit: CONNECTIONS,
             seed: 1,
@@ -226,6 +227,7 @@ impl<'s, 't> Player<'s, 't> {
             let line = cmd.strip_prefix("ipvsadm ").ok_or_else(|| {
                 Stop::Unsupported(format!("step {}: the recording host ran `{cmd}`", self.step))
             })?;
+            self.catalog.now = self.now;
             let done = command(line, &mut self.catalog, &mut self.zero);
             let was = self.scenario.cmd_results.iter().find(|r| r.step == self.step && r.rc != 0);
             let same = match (&done, was) {

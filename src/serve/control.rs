@@ -346,7 +346,7 @@ impl Task {
     async fn apply(&mut self, mut plan: Plan, dry_run: bool) -> Result<Applied, Failure> {
         keep_doors(&self.state.plan, &mut plan)?;
         let net = self.running.network(&plan)?;
-        let mut next = self.state.clone();
+        let mut next = self.draft();
         let mut changes =
             next.apply(Arc::new(plan)).map_err(|e| Failure::wrong("configuration", e.to_string(), ""))?;
         if *next.catalog.net != net {
@@ -374,7 +374,7 @@ impl Task {
             let all = links.get_or_init(|| Netlink::open().and_then(|mut n| n.links()).unwrap_or_default());
             all.iter().any(|l| l.name == name)
         };
-        let mut next = self.state.clone();
+        let mut next = self.draft();
         let mut outcome = next.ipvsadm(call, &exists);
         if next.daemons != self.state.daemons {
             warn!(
@@ -395,7 +395,7 @@ impl Task {
     }
 
     async fn commands(&mut self, commands: &[Command], whole: bool) -> Result<(), (usize, Refusal)> {
-        let mut next = self.state.clone();
+        let mut next = self.draft();
         let mut refused = None;
         for (i, command) in commands.iter().enumerate() {
             if let Err(e) = next.command(command) {
@@ -424,7 +424,7 @@ impl Task {
         overlays: Vec<(RealKey, Option<Overlay>)>,
         shares: &[(RealKey, Option<u32>)],
     ) -> Vec<Result<(), CatalogError>> {
-        let mut next = self.state.clone();
+        let mut next = self.draft();
         let mut changes = Changes::default();
         let mut answers = Vec::with_capacity(overlays.len());
         let mut told = Vec::new();
@@ -451,7 +451,7 @@ impl Task {
     }
 
     async fn sysctls(&mut self, values: &[(String, String)]) -> Result<(), Complaint> {
-        let mut next = self.state.clone();
+        let mut next = self.draft();
         for (name, text) in values {
             next.set_sysctl(name, text)?;
         }
@@ -463,6 +463,13 @@ impl Task {
         Ok(())
     }
 
+    /// What runs, to be changed.
+    fn draft(&self) -> State {
+        let mut next = self.state.clone();
+        next.catalog.now = clock::now();
+        next
+    }
+
     /// Makes `next` what runs: the kernel around us is prepared, then all workers take it.
     async fn publish(&mut self, mut next: State, changes: Changes) -> Result<(), Failure> {
         let (before, vips): (BTreeSet<IpAddr>, _) = (self.state.vips(), next.vips());
@@ -470,7 +477,6 @@ impl Task {
         if vips != before || ports {
             self.running.surround(&next.plan, &vips, &before)?;
         }
-        next.catalog.now = clock::now();
         let snapshot = next.catalog.commit();
         self.running.claim(&snapshot)?;
         self.generation = snapshot.generation;

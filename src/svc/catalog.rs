@@ -15,6 +15,7 @@ use super::{
     Dest, DestId, DestSpec, Dests, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
 };
 use crate::conn::template::Templates;
+use crate::conn::wheel::fires;
 use crate::host::{NetPlan, Vips};
 use crate::sched::Scheduler;
 use crate::time::{Mono, Span};
@@ -68,12 +69,18 @@ type Pending = (Arc<Mutex<Scheduler>>, Vec<Arc<Dest>>, Notice);
 struct Removed {
     key: ServiceKey,
     id: DestId,
-    /// Since when it has no connections.
+    /// It had connections when it was looked at last.
+    busy: bool,
+    /// When it was found to have none.
     idle: Option<Mono>,
 }
 
-/// How long a removed server without connections is remembered (kernel: `IP_VS_DEST_TRASH_PERIOD`).
+/// How long a removed server is remembered after it was found to have no connections (kernel:
+/// `IP_VS_DEST_TRASH_PERIOD`).
 const REMEMBERED: Span = Span::from_secs(120);
+/// How often removed servers are looked at, from the first of them on: what has no connections is
+/// remembered for three times as long.
+const SWEEP: Span = Span::from_secs(60);
 /// Of those at most so many.
 const MOST_REMEMBERED: usize = 1024;
 
@@ -98,6 +105,8 @@ pub struct Catalog {
     dests: Dests,
     /// Removed servers: with connections, or not long gone (kernel: `dest_trash`).
     trash: Vec<Removed>,
+    /// When they are looked at next, while there are any (kernel: `dest_trash_timer`).
+    sweep_at: Option<Mono>,
     /// Free identities.
     free: Vec<u32>,
     index: HashMap<ServiceKey, usize>,
@@ -111,7 +120,7 @@ pub struct Catalog {
     generation: u64,
     notices: Vec<Pending>,
     templates: Arc<Templates>,
-    /// When the next snapshot is made, for servers that are to be forgotten by then.
+    /// What time it is, for servers that are to be forgotten by now; told before anything is changed.
     pub now: Mono,
     /// Timeouts for the next snapshot.
     pub timeouts: Timeouts,
@@ -208,7 +217,7 @@ impl Catalog {
             *i -= 1;
         }
         for d in &gone.dests {
-            self.trash.push(Removed { key: *key, id: d.id, idle: None });
+            self.remember(*key, d.id);
         }
         Ok(())
     }
@@ -216,8 +225,9 @@ impl Catalog {
     pub fn clear(&mut self) {
         self.last.stale = true;
         for s in std::mem::take(&mut self.services) {
-            let removed = |d: &Arc<Dest>| Removed { key: s.spec.key, id: d.id, idle: None };
-            self.trash.extend(s.dests.iter().map(removed));
+            for d in &s.dests {
+                self.remember(s.spec.key, d.id);
+            }
         }
         self.index.clear();
     }
@@ -296,7 +306,7 @@ impl Catalog {
         });
         let at = at.ok_or(CatalogError::NoSuchDest)?;
         let gone = service.dests.remove(at);
-        self.trash.push(Removed { key: *key, id: gone.id, idle: None });
+        self.remember(*key, gone.id);
         self.note(key, Notice::Removed(gone.id, at));
         Ok(())
     }
@@ -349,6 +359,7 @@ impl Catalog {
             s.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).set_expiration(span);
         }
         self.empty_trash();
+        self.retire();
         self.generation += 1;
         self.refresh();
         let snapshot = Arc::new(Snapshot {
@@ -454,36 +465,75 @@ impl Catalog {
         });
         DestId(at)
     }
+    /// A server that is removed may come back.
+    fn remember(&mut self, key: ServiceKey, id: DestId) {
+        self.look_at_trash();
+        self.sweep_at.get_or_insert(fires(self.now + SWEEP, SWEEP));
+        self.trash.push(Removed { key, id, busy: self.is_busy(id), idle: None });
+    }
+    fn is_busy(&self, id: DestId) -> bool {
+        let dest = self.dests.get(id.0 as usize);
+        dest.is_some_and(|d| d.active() + d.inactive() + d.persistent() > 0)
+    }
     fn take_from_trash(&mut self, key: &ServiceKey, ip: IpAddr, port: u16) -> Option<Arc<Dest>> {
+        self.look_at_trash();
         let dest = |id: DestId| self.dests.get(id.0 as usize);
         let is_it = |r: &Removed| r.key == *key && dest(r.id).is_some_and(|d| same(&d.spec, ip, port));
         let at = self.trash.iter().position(is_it)?;
         let removed = self.trash.remove(at);
         self.dests.get(removed.id.0 as usize).cloned()
     }
-    /// Forgets removed servers that have no connections and are long gone.
+    /// Before a change: forgets what has to be forgotten by now.
+    fn look_at_trash(&mut self) {
+        if self.sweep_at.is_some_and(|at| at <= self.now) {
+            self.empty_trash();
+        }
+    }
+    /// Forgets removed servers that have no connections and are long gone, as far as looking at them every
+    /// now and then would have shown it by now. One whose connections ended since it was looked at last
+    /// counts as found without them just now.
     fn empty_trash(&mut self) {
-        let now = self.now;
+        let mut looks = Vec::new();
+        while let Some(at) = self.sweep_at.filter(|at| *at <= self.now) {
+            looks.push(at);
+            // nothing is found later that these did not show
+            let from = if looks.len() < 8 { at } else { self.now };
+            self.sweep_at = Some(fires(from + SWEEP, SWEEP));
+        }
         let mut trash = std::mem::take(&mut self.trash);
-        let mut idle = trash.len();
+        let mut left = trash.len();
         trash.retain_mut(|removed| {
-            let Some(dest) = self.dests.get(removed.id.0 as usize).cloned() else { return false };
-            let busy = dest.active() + dest.inactive() + dest.persistent() > 0;
-            removed.idle = if busy { None } else { Some(removed.idle.unwrap_or(now)) };
-            let keep = match removed.idle {
-                None => true,
-                Some(since) => now.since(since) < REMEMBERED && idle <= MOST_REMEMBERED,
-            };
+            let busy = self.is_busy(removed.id);
+            let mut keep = left <= MOST_REMEMBERED || busy;
+            for at in &looks {
+                match removed.idle {
+                    _ if busy => {}
+                    Some(since) => keep &= at.since(since) < REMEMBERED,
+                    None if removed.busy && Some(at) != looks.last() => {}
+                    None => removed.idle = Some(*at),
+                }
+            }
+            removed.busy = busy;
             if !keep {
-                idle -= 1;
+                left -= 1;
                 self.put(removed.id, None);
                 self.free.push(removed.id.0);
-            } else if dest.available {
-                self.put(removed.id, Some(Arc::new(Dest { available: false, ..(*dest).clone() })));
             }
             keep
         });
+        if trash.is_empty() {
+            self.sweep_at = None;
+        }
         self.trash = trash;
+    }
+    /// Servers that were removed since the last snapshot take no new connections.
+    fn retire(&mut self) {
+        for i in 0..self.trash.len() {
+            let id = self.trash[i].id;
+            if let Some(dest) = self.dests.get(id.0 as usize).filter(|d| d.available).cloned() {
+                self.put(id, Some(Arc::new(Dest { available: false, ..(*dest).clone() })));
+            }
+        }
     }
 }
 

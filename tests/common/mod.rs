@@ -197,6 +197,7 @@ impl Lab {
             self.take(&mut sent);
         }
         self.now = end;
+        self.catalog.now = end;
         sent
     }
     pub fn wait(&mut self, secs: u64) -> Vec<Sent> {
