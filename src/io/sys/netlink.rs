@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, socket,
 };
 
 use super::ns::NetNs;
@@ -222,6 +222,34 @@ impl Netlink {
     /// As [`Netlink::open`], or the namespace cannot be entered.
     pub fn open_in(ns: &NetNs) -> io::Result<Netlink> {
         ns.run(Netlink::open)
+    }
+
+    /// A socket that hears of the links of the calling thread's namespace: [`Netlink::heard`].
+    ///
+    /// # Errors
+    /// As [`Netlink::open`].
+    pub fn listening() -> io::Result<Netlink> {
+        let heard = Netlink::open()?;
+        bind(heard.socket.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK as u32))?;
+        Ok(heard)
+    }
+
+    /// Links as they became since the last call, in order and without waiting. When more happened than the
+    /// kernel keeps, some is missing.
+    pub fn heard(&mut self) -> Vec<LinkInfo> {
+        let mut links = Vec::new();
+        let mut buf = vec![0u8; 64 * 1024];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT) {
+                Ok(n) => links.extend(messages(&buf[..n]).filter_map(|(kind, _, _, body)| {
+                    let mut whole = kind.to_ne_bytes().to_vec();
+                    whole.extend_from_slice(body);
+                    read_link(&whole)
+                })),
+                Err(nix::errno::Errno::EINTR | nix::errno::Errno::ENOBUFS) => {}
+                Err(_) => return links,
+            }
+        }
     }
 
     /// Makes a pair of Ethernet devices wired to each other; the second end goes to `peer_ns` if given.
