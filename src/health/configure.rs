@@ -23,6 +23,7 @@ impl Monitor {
     pub(super) fn configure(&mut self, now: Mono, plan: &HealthPlan, first: bool) {
         self.now = now;
         let checks: Vec<Arc<CheckSpec>> = plan.checks.iter().map(|c| Arc::new(c.clone())).collect();
+        self.tallies.retain(|name| checks.iter().any(|c| c.name == name));
         for t in self.targets.iter_mut().flatten() {
             t.users.clear();
         }

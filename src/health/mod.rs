@@ -15,6 +15,7 @@
 //! | `passive` | what the traffic itself says |
 //! | `ramp` | slow start |
 //! | `policy` | one service: quorum, sorry server, panic, what becomes of each server |
+//! | `tally` | how long checks took and how often they failed |
 //! | `monitor`, `configure`, `types` | all of it together |
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ pub mod ramp;
 mod scenarios;
 pub mod schedule;
 pub mod spec;
+pub mod tally;
 pub mod types;
 
 pub use ledger::{Ledger, Transition};
@@ -37,6 +39,7 @@ pub use spec::{
     AdminState, CheckKind, CheckSpec, Dampening, HealthPlan, OnFailure, Panic, PanicUse, PassiveSpec, Policy,
     RealHealth, ServiceHealth, Start, Timing, Via,
 };
+pub use tally::CheckTally;
 pub use types::{Event, Job, Outcome, RealStatus, TargetId};
 
 /// A small source of random numbers for jitter: SplitMix64 over a seed.

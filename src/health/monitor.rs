@@ -11,6 +11,7 @@ use super::policy::{self, Standing, View, Wish};
 use super::ramp::{Ramp, STEP};
 use super::schedule::{Limits, Schedule};
 use super::spec::{AdminState, CheckSpec, HealthPlan, RealHealth, ServiceHealth, Via};
+use super::tally::{Failed, Tallies};
 use super::types::{Event, Job, Outcome, RealStatus, TargetId};
 use crate::svc::{DestSpec, Forward, ServiceKey};
 use crate::time::{Mono, Span};
@@ -76,6 +77,7 @@ pub struct Monitor {
     pub(super) changed: BTreeSet<ServiceKey>,
     /// Running checks with the time at which they have failed.
     pub(super) deadlines: BTreeSet<(Mono, u64, TargetId)>,
+    pub(super) tallies: Tallies,
     pub(super) ramp_at: Option<Mono>,
     /// The next deadline of a drain or end of a judgement by traffic.
     pub(super) slow_at: Option<Mono>,
@@ -99,6 +101,7 @@ impl Monitor {
             events: VecDeque::new(),
             changed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            tallies: Tallies::default(),
             ramp_at: None,
             slow_at: None,
         };
@@ -121,6 +124,11 @@ impl Monitor {
         self.slow_at = self.reals().flat_map(of).flatten().min();
     }
 
+    /// What the runs of each check came to, by name.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
     /// Starts what is due and ends what took too long.
     pub fn on_timeout(&mut self, now: Mono) {
         self.now = now;
@@ -132,7 +140,7 @@ impl Monitor {
             let limit = self.targets[id.0 as usize].as_ref().map(|t| t.check.timing.timeout.as_millis());
             self.aborts.push_back((id, run));
             let why = format!("no answer within {} ms", limit.unwrap_or_default());
-            self.on_outcome(now, id, run, Outcome::failed(why));
+            self.finish(now, id, run, Outcome::failed(why), Failed::Timeout);
         }
         if self.slow_at.is_some_and(|at| at <= now) {
             self.slow(now);
@@ -196,6 +204,11 @@ impl Monitor {
 
     /// Takes the result of a run.
     pub fn on_outcome(&mut self, now: Mono, id: TargetId, run: u64, outcome: Outcome) {
+        self.finish(now, id, run, outcome, Failed::Answer);
+    }
+
+    /// A run ended; `failed`: why, if it failed.
+    fn finish(&mut self, now: Mono, id: TargetId, run: u64, outcome: Outcome, failed: Failed) {
         self.now = now;
         let Some(t) = self.targets.get_mut(id.0 as usize).and_then(Option::as_mut) else { return };
         let Some(began) = t.began.filter(|_| t.run == run) else { return };
@@ -204,6 +217,7 @@ impl Monitor {
         }
         self.deadlines.remove(&(began + t.check.timing.timeout, run, id));
         t.began = None;
+        self.tallies.count(&t.check.name, now.since(began), (!outcome.ok).then_some(failed));
         let timing = t.check.timing;
         let changed = t.ledger.observe(now, &timing, outcome.ok);
         let known_weight = (t.weight, t.add);
@@ -238,6 +252,7 @@ impl Monitor {
         self.deadlines.remove(&(began + t.check.timing.timeout, run, id));
         t.began = None;
         t.why = format!("not checked: {why}");
+        self.tallies.count(&t.check.name, now.since(began), Some(Failed::Unchecked));
         self.schedule.set(id.0, now + t.check.timing.interval, !t.check.kind.is_remote());
         self.start(now);
     }

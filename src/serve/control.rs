@@ -24,6 +24,7 @@ use crate::config::diag::Complaint;
 use crate::ctl::ipvsadm::{Call, Outcome};
 use crate::ctl::{Event, Overlay, RealKey, State};
 use crate::failure::Failure;
+use crate::health::CheckTally;
 use crate::host::HostEvent;
 use crate::io::PortInfo;
 use crate::io::sys::netlink::Netlink;
@@ -96,6 +97,8 @@ pub struct Control {
 struct Reloads {
     applied: AtomicU64,
     refused: AtomicU64,
+    /// When the last one was applied, seconds since 1970.
+    at: AtomicU64,
 }
 
 /// The control task is not there any more: the director is stopping.
@@ -168,9 +171,11 @@ impl Control {
         let call = Box::new(call);
         self.ask(|answer| Request::Ipvsadm { call, answer }).await
     }
-    /// How many whole configurations were applied and refused.
-    pub fn reloads(&self) -> (u64, u64) {
-        (self.reloads.applied.load(Relaxed), self.reloads.refused.load(Relaxed))
+    /// How many whole configurations were applied and refused, and when the last one was applied, that of the
+    /// start included, in seconds since 1970.
+    pub fn reloads(&self) -> (u64, u64, u64) {
+        let Reloads { applied, refused, at } = &*self.reloads;
+        (applied.load(Relaxed), refused.load(Relaxed), at.load(Relaxed))
     }
     /// Tells those who listen that a whole configuration was refused, and counts it.
     pub fn refused(&self, failure: &Failure) {
@@ -243,6 +248,13 @@ impl Control {
             None => Vec::new(),
         }
     }
+    /// What the runs of each check came to, by name; empty without health checks.
+    pub async fn check_tallies(&self) -> Vec<(String, CheckTally)> {
+        match self.health.get() {
+            Some(asker) => asker.tallies().await,
+            None => Vec::new(),
+        }
+    }
     /// Whom to ask about real servers.
     pub(super) fn set_health(&self, asker: Asker) {
         // there is one
@@ -281,7 +293,7 @@ pub fn control(running: Running, state: State) -> Result<(Control, Task), Failur
     let (sender, requests) = mpsc::channel(QUEUE);
     let (events, _) = broadcast::channel(EVENTS);
     let askers = running.workers()?.askers();
-    let reloads = Arc::new(Reloads::default());
+    let reloads = Arc::new(Reloads { at: clock::wall_seconds().into(), ..Reloads::default() });
     let control = Control {
         requests: sender,
         events: events.clone(),
@@ -365,6 +377,7 @@ impl Task {
             self.publish(next, changes).await?;
         }
         self.reloads.applied.fetch_add(1, Relaxed);
+        self.reloads.at.store(clock::wall_seconds(), Relaxed);
         Ok(Applied { changes, before, after: self.state.clone() })
     }
 

@@ -14,6 +14,12 @@ pub fn now() -> Mono {
     Mono(Instant::now().saturating_duration_since(start).as_nanos() as u64)
 }
 
+/// Seconds since 1970, for people: nothing is decided by it.
+#[allow(clippy::disallowed_methods)]
+pub fn wall_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use crate::ctl;
 use crate::failure::Failure;
 use crate::health::passive::Traffic;
 use crate::health::schedule::Limits;
-use crate::health::{Event, HealthPlan, Job, Monitor, RealStatus, TargetId};
+use crate::health::{CheckTally, Event, HealthPlan, Job, Monitor, RealStatus, TargetId};
 use crate::probe::dial::Dialer;
 use crate::probe::stack::Stack;
 use crate::probe::{self, Finding, Trouble};
@@ -92,13 +92,26 @@ impl Health {
 
 /// Asks for what is known of real servers.
 #[derive(Clone)]
-pub struct Asker(mpsc::Sender<oneshot::Sender<Vec<ServiceStatus>>>);
+pub struct Asker(mpsc::Sender<Question>);
+
+/// What is asked.
+enum Question {
+    Status(oneshot::Sender<Vec<ServiceStatus>>),
+    Tallies(oneshot::Sender<Vec<(String, CheckTally)>>),
+}
 
 impl Asker {
     /// What is known now; empty when the checks have ended.
     pub async fn status(&self) -> Vec<ServiceStatus> {
+        self.ask(Question::Status).await
+    }
+    /// What the runs of each check came to, by name; empty when the checks have ended.
+    pub async fn tallies(&self) -> Vec<(String, CheckTally)> {
+        self.ask(Question::Tallies).await
+    }
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<Vec<T>>) -> Question) -> Vec<T> {
         let (tell, answer) = oneshot::channel();
-        match self.0.send(tell).await {
+        match self.0.send(question(tell)).await {
             Ok(()) => answer.await.unwrap_or_default(),
             Err(_) => Vec::new(),
         }
@@ -145,11 +158,7 @@ impl Watch {
         }
     }
 
-    async fn run(
-        mut self,
-        mut stop: watch::Receiver<bool>,
-        mut asked: mpsc::Receiver<oneshot::Sender<Vec<ServiceStatus>>>,
-    ) {
+    async fn run(mut self, mut stop: watch::Receiver<bool>, mut asked: mpsc::Receiver<Question>) {
         let mut events = self.control.subscribe();
         let mut traffic = tokio::time::interval(TRAFFIC_EVERY);
         traffic.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -181,7 +190,10 @@ impl Watch {
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         // who asked may have gone away: fine
-                        let _ = ask.send(self.status());
+                        match ask {
+                            Question::Status(tell) => drop(tell.send(self.status())),
+                            Question::Tallies(tell) => drop(tell.send(self.tallies())),
+                        }
                     }
                 }
                 _ = traffic.tick(), if self.wants_traffic() => self.traffic().await,
@@ -281,6 +293,10 @@ impl Watch {
         self.announcer.on_event(&self.monitor, &event);
         self.notifier.on_event(&self.monitor, &event);
         self.control.tell(ctl::Event::Health(event));
+    }
+
+    fn tallies(&self) -> Vec<(String, CheckTally)> {
+        self.monitor.tallies().iter().map(|(name, tally)| (name.to_owned(), *tally)).collect()
     }
 
     fn status(&self) -> Vec<ServiceStatus> {

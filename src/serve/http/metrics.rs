@@ -1,5 +1,6 @@
 //! `GET /metrics`: Prometheus text, our own names and the shape of node_exporter's `ipvs` collector.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
@@ -23,8 +24,10 @@ pub async fn metrics(context: Context, _: Call) -> Result<Response<Body>, Troubl
     let ports = context.control.ports().await?;
     let reloads = context.control.reloads();
     let known = context.control.health().await;
+    let tallies = context.control.check_tallies().await;
     let mut page = page(&state, &counted, &ports, reloads);
     metrics_health::write(&mut page, &state, &known);
+    metrics_health::write_runs(&mut page, &tallies);
     Ok(text("text/plain; version=0.0.4; charset=utf-8", page))
 }
 
@@ -41,12 +44,35 @@ impl<'o> Family<'o> {
         Family { out, name }
     }
     pub(super) fn add(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.add_part("", labels, value);
+    }
+    /// A part of a histogram: the name goes on.
+    pub(super) fn add_part(&mut self, part: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.out.push_str(self.name);
+        self.out.push_str(part);
         for (i, (name, value)) in labels.iter().enumerate() {
             let _ = write!(self.out, "{}{name}=\"{}\"", if i == 0 { '{' } else { ',' }, escaped(value));
         }
         let _ = writeln!(self.out, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
+}
+
+/// What schedulers did: how often each kind gave a server to a connection of a service that is there, and
+/// how often there was none.
+fn schedulers(o: &mut String, state: &State, drops: &DropCounters) {
+    let mut by_kind = BTreeMap::new();
+    for service in state.catalog.services() {
+        let [connections, ..] = service.stats.read();
+        *by_kind.entry(service.spec.scheduler.name()).or_insert(0u64) += connections;
+    }
+    let about = "Connections that were given a real server, by scheduler of the service.";
+    let mut f = Family::new(o, "softlvs_sched_decisions_total", "counter", about);
+    for (kind, n) in by_kind {
+        f.add(&[("scheduler", kind)], n);
+    }
+    let about = "Packets dropped because no real server would take their connection.";
+    Family::new(o, "softlvs_sched_no_destination_total", "counter", about)
+        .add(&[], drops.of(DropReason::NoDestination));
 }
 
 /// A label's value, as the text format wants it.
@@ -59,7 +85,7 @@ pub fn page(
     state: &State,
     (counters, drops, connections): &(Counters, DropCounters, usize),
     ports: &[(PortInfo, PortStats)],
-    (reloads, refused): (u64, u64),
+    (reloads, refused, at): (u64, u64, u64),
 ) -> String {
     let mut out = String::new();
     let o = &mut out;
@@ -86,6 +112,9 @@ pub fn page(
     let mut f = Family::new(o, "softlvs_config_reload_total", "counter", "Whole configurations, by result.");
     f.add(&[("result", "applied")], reloads);
     f.add(&[("result", "refused")], refused);
+    let about = "When the configuration was last applied as a whole, seconds since 1970.";
+    Family::new(o, "softlvs_config_last_success_timestamp_seconds", "gauge", about).add(&[], at);
+    schedulers(o, state, drops);
     io(o, state, ports);
     services(o, state);
     reals(o, state);
@@ -327,7 +356,7 @@ mod tests {
                     [[service.real]]\naddress = \"10.0.0.11\"\nweight = 3\n\
                     [[service]]\nfwmark = 7\n[[service.real]]\naddress = \"10.0.0.12\"\nmode = \"dr\"\n";
         let state = State::new(check(text, "f").unwrap(), Catalog::default()).unwrap();
-        let page = page(&state, &(Counters::default(), DropCounters::default(), 5), &[], (1, 2));
+        let page = page(&state, &(Counters::default(), DropCounters::default(), 5), &[], (1, 2, 3));
         let mut typed = std::collections::HashSet::new();
         let mut seen = std::collections::HashSet::new();
         for line in page.lines() {

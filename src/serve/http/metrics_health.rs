@@ -5,7 +5,36 @@ use std::collections::BTreeSet;
 use super::metrics::{Family, borrowed, labels};
 use crate::ctl::State;
 use crate::health::Wish;
+use crate::health::tally::{CheckTally, Failed, STEPS};
 use crate::serve::health::ServiceStatus;
+
+/// Writes what the runs of checks came to; nothing where there were none.
+pub(super) fn write_runs(o: &mut String, tallies: &[(String, CheckTally)]) {
+    if tallies.is_empty() {
+        return;
+    }
+    let about = "How long checks took, those at their timeout included.";
+    let mut f = Family::new(o, "softlvs_check_duration_seconds", "histogram", about);
+    for (check, tally) in tallies {
+        let mut so_far = 0;
+        for (step, n) in STEPS.iter().zip(tally.steps) {
+            so_far += n;
+            let bound = (*step as f64 / 1000.0).to_string();
+            f.add_part("_bucket", &[("check", check), ("le", &bound)], so_far);
+        }
+        f.add_part("_bucket", &[("check", check), ("le", "+Inf")], tally.runs);
+        f.add_part("_sum", &[("check", check)], tally.took.0 as f64 / 1e9);
+        f.add_part("_count", &[("check", check)], tally.runs);
+    }
+    let about =
+        "Checks that did not find their server as it should be; unchecked: nothing could be found out.";
+    let mut f = Family::new(o, "softlvs_check_failures_total", "counter", about);
+    for (check, tally) in tallies {
+        for why in Failed::ALL {
+            f.add(&[("check", check), ("reason", why.name())], tally.failed(why));
+        }
+    }
+}
 
 /// Writes the families; none of them where nothing is watched.
 pub(super) fn write(o: &mut String, state: &State, known: &[ServiceStatus]) {

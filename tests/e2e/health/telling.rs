@@ -90,6 +90,17 @@ in_namespaces! {
         assert!(metrics(&c, &format!("softlvs_check_status{{{of},rs=\"10.0.0.12:8080\",check=\"c\"}} 0")));
         assert!(metrics(&c, &format!("softlvs_check_status{{{of},rs=\"10.0.0.11:8080\",check=\"c\"}} 1")));
         assert!(metrics(&c, &format!("softlvs_service_quorum_ok{{{of}}} 1")));
+        let number = |c: &Cluster<'_>, name: &str| -> f64 {
+            let page = c.tell(&["api", "/metrics"]);
+            let line = page.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {page}"));
+            line.trim().parse().unwrap()
+        };
+        assert!(number(&c, "softlvs_check_failures_total{check=\"c\",reason=\"answer\"}") >= 1.0);
+        assert!(metrics(&c, "softlvs_check_failures_total{check=\"c\",reason=\"unchecked\"} 0"));
+        assert!(number(&c, "softlvs_check_duration_seconds_count{check=\"c\"}") >= 3.0);
+        assert!(number(&c, "softlvs_check_duration_seconds_sum{check=\"c\"}") > 0.0);
+        // a second of the year 2026
+        assert!(number(&c, "softlvs_config_last_success_timestamp_seconds") > 1.76e9);
 
         c.reals[1].begin();
         c.wait_for(": up: ", 1);
