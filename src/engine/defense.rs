@@ -151,6 +151,7 @@ impl Core {
             if let Some(conn) = A::table(&mut self.tables).live(slot).copied()
                 && may_drop(&mut self.defense, snap, now, &conn)
             {
+                self.counters.evicted += 1;
                 self.close::<A>(snap, slot);
             }
         }

@@ -121,6 +121,10 @@ pub struct Counters {
     pub closed: u64,
     /// Resets sent to both ends of connections at the deadline of a drain.
     pub cut: u64,
+    /// Connections ended before their time to defend the table (`drop_entry`).
+    pub evicted: u64,
+    /// Finished connections ended before their time because a new one has their reply tuple.
+    pub made_room: u64,
 }
 
 impl std::ops::Add for Counters {
@@ -138,6 +142,8 @@ impl std::ops::Add for Counters {
             opened: self.opened + other.opened,
             closed: self.closed + other.closed,
             cut: self.cut + other.cut,
+            evicted: self.evicted + other.evicted,
+            made_room: self.made_room + other.made_room,
         }
     }
 }
@@ -315,6 +321,12 @@ impl Engine {
         for _ in 0..packets {
             self.core.drops.count(why);
         }
+    }
+    /// Local tuples of FULLNAT: in use, and left towards the real servers that any are in use for.
+    pub fn local_tuples(&self) -> (usize, usize) {
+        let used = self.core.pools.iter().map(LocalPool::live).sum();
+        let room = |pool: &LocalPool| pool.sets() * pool.ports().len();
+        (used, self.core.pools.iter().map(room).sum::<usize>().saturating_sub(used))
     }
     /// Packets by what became of them.
     pub fn counters(&self) -> Counters {

@@ -63,9 +63,7 @@ impl Core {
             Ok(slot) => slot,
             Err(why) => return Verdict::Drop(why),
         };
-        self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, &dest);
-        let conn = *A::table(&mut self.tables).get(slot);
-        self.deliver::<A>(snap, at, meta, pkt, &conn, &dest, out)
+        self.begun::<A>(snap, at, meta, pkt, slot, &dest, out)
     }
 
     /// Opens a connection of which only an error's quote is known. An engine finds nothing in that.

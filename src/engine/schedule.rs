@@ -292,6 +292,7 @@ impl Core {
             State::TcpTimeWait | State::TcpClose | State::TcpLastAck | State::SctpClosed
         );
         if done {
+            self.counters.made_room += 1;
             self.close::<A>(snap, slot);
         }
         done

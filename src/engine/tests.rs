@@ -453,3 +453,15 @@ fn mss_clamp_lowers_the_mss_of_syns_into_a_tunnel_and_of_nothing_else() {
     assert_eq!(mss_of(true, 1300), 1300);
     assert_eq!(mss_of(false, 1460), 1460);
 }
+
+#[test]
+fn local_tuples_in_use_and_left_are_told() {
+    let (mut e, n) = (engine(Forward::FullNat, Proto::Tcp), net(false));
+    assert_eq!(e.local_tuples(), (0, 0), "towards nobody yet");
+    let syn = frame(WAN_MAC, Proto::Tcp, SocketAddr::new(n.client, 4000), SocketAddr::new(n.vip, 80), 2, b"");
+    assert_eq!(give(&mut e, Mono::ZERO, WAN, &syn).0, Verdict::Send(LAN));
+    let (used, free) = e.local_tuples();
+    assert_eq!(used, 1);
+    // one address, as many ports as the pool has
+    assert!((50_000..65_536).contains(&free), "{free}");
+}

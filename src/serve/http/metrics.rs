@@ -12,7 +12,7 @@ use super::metrics_health;
 use super::routes::Call;
 use super::view::totals;
 use crate::ctl::{Overlay, RealKey, State};
-use crate::engine::{Counters, DropCounters, DropReason};
+use crate::engine::{Counters, DropCounters, DropReason, Engine};
 use crate::io::PortInfo;
 use crate::svc::{Dest, Service, ServiceKey};
 use crate::worker::PortStats;
@@ -25,7 +25,9 @@ pub async fn metrics(context: Context, _: Call) -> Result<Response<Body>, Troubl
     let reloads = context.control.reloads();
     let known = context.control.health().await;
     let tallies = context.control.check_tallies().await;
-    let mut page = page(&state, &counted, &ports, reloads);
+    let local = context.control.workers().ask_all(|engine: &mut Engine, _| engine.local_tuples()).await?;
+    let local = local.iter().fold((0, 0), |(used, free), (u, f)| (used + u, free + f));
+    let mut page = page(&state, &counted, &ports, reloads, local);
     metrics_health::write(&mut page, &state, &known);
     metrics_health::write_runs(&mut page, &tallies);
     Ok(text("text/plain; version=0.0.4; charset=utf-8", page))
@@ -86,6 +88,7 @@ pub fn page(
     (counters, drops, connections): &(Counters, DropCounters, usize),
     ports: &[(PortInfo, PortStats)],
     (reloads, refused, at): (u64, u64, u64),
+    local: (usize, usize),
 ) -> String {
     let mut out = String::new();
     let o = &mut out;
@@ -115,6 +118,15 @@ pub fn page(
     let about = "When the configuration was last applied as a whole, seconds since 1970.";
     Family::new(o, "softlvs_config_last_success_timestamp_seconds", "gauge", about).add(&[], at);
     schedulers(o, state, drops);
+    let about = "Connections ended before their time, by reason.";
+    let mut f = Family::new(o, "softlvs_conntrack_evictions_total", "counter", about);
+    f.add(&[("reason", "drop_entry")], counters.evicted);
+    f.add(&[("reason", "reply_tuple")], counters.made_room);
+    let (used, free) = local;
+    Family::new(o, "softlvs_nat_ports_used", "gauge", "Local addresses with port that FULLNAT uses.")
+        .add(&[], used);
+    let about = "Those left towards real servers that some are used for.";
+    Family::new(o, "softlvs_nat_ports_free", "gauge", about).add(&[], free);
     io(o, state, ports);
     services(o, state);
     reals(o, state);
@@ -356,7 +368,10 @@ mod tests {
                     [[service.real]]\naddress = \"10.0.0.11\"\nweight = 3\n\
                     [[service]]\nfwmark = 7\n[[service.real]]\naddress = \"10.0.0.12\"\nmode = \"dr\"\n";
         let state = State::new(check(text, "f").unwrap(), Catalog::default()).unwrap();
-        let page = page(&state, &(Counters::default(), DropCounters::default(), 5), &[], (1, 2, 3));
+        let page = page(&state, &(Counters::default(), DropCounters::default(), 5), &[], (1, 2, 3), (4, 5));
+        for line in ["softlvs_nat_ports_used 4", "softlvs_nat_ports_free 5"] {
+            assert!(page.lines().any(|l| l == line), "{line}");
+        }
         let mut typed = std::collections::HashSet::new();
         let mut seen = std::collections::HashSet::new();
         for line in page.lines() {
