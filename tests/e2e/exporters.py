@@ -22,6 +22,22 @@ def values(all_families):
     return found
 
 
+def whole(family):
+    """A histogram's buckets grow, and the last has all."""
+    buckets, counts = {}, {}
+    for s in family.samples:
+        of = tuple(sorted((k, v) for k, v in s.labels.items() if k != "le"))
+        if s.name.endswith("_bucket"):
+            buckets.setdefault(of, []).append((float(s.labels["le"]), s.value))
+        if s.name.endswith("_count"):
+            counts[of] = s.value
+    assert counts and buckets.keys() == counts.keys(), f"{family.name} is not whole"
+    for of, steps in buckets.items():
+        assert steps == sorted(steps), f"{family.name}{of} does not grow: {steps}"
+        assert [v for _, v in steps] == sorted(v for _, v in steps), f"{family.name}{of} falls: {steps}"
+        assert steps[-1] == (float("inf"), counts[of]), f"{family.name}{of}: {steps[-1]} of {counts[of]}"
+
+
 ours, theirs = families(sys.argv[1]), families(sys.argv[2])
 # the parser takes `_total` off the names of counters
 names = [(f.name, f.type) for f in ours]
@@ -30,7 +46,9 @@ assert not twice, f"families are there twice: {twice}"
 series = [(s.name, tuple(sorted(s.labels.items()))) for f in ours for s in f.samples]
 assert len(series) == len(set(series)), "a series is there twice"
 for f in ours:
-    assert f.type in ("counter", "gauge"), f"{f.name} is {f.type}"
+    assert f.type in ("counter", "gauge", "histogram"), f"{f.name} is {f.type}"
+    if f.type == "histogram":
+        whole(f)
     assert f.documentation, f"{f.name} says nothing of itself"
     assert f.samples, f"{f.name} has no sample"
 
