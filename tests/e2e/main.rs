@@ -10,6 +10,7 @@
 //! * `persistence`: a client stays with its server.
 //! * `router`: forwarding beside services, configuration read again, idling.
 //! * `ftp`: data connections of FTP, with vsftpd and curl.
+//! * `sctp`: associations between end-points of usrsctp.
 //! * `xdp`: what the kernel beside an XDP port sees and does not see, how the program comes and goes.
 //! * `health`: real servers that stop, freeze, answer wrongly, lose their address or tunnel; drains, slow start.
 //! * `doctor`, `real_check`: what is wrong around a director and on a real server, each with its remedy.
@@ -41,6 +42,7 @@ mod persistence;
 mod real_check;
 mod robust;
 mod router;
+mod sctp;
 mod selftest;
 mod sniff;
 mod storm;
