@@ -31,6 +31,7 @@ use crate::io::sys::netlink::Netlink;
 use crate::ipvsadm::stats::RATE_INTERVAL;
 use crate::ipvsadm::{Command, Refusal};
 use crate::svc::CatalogError;
+use crate::worker::stopwatch::PaceStats;
 use crate::worker::{PortStats, clock};
 
 /// Requests that may wait for the control task.
@@ -46,6 +47,7 @@ const EVENT_LINES: usize = 8;
 enum Request {
     Look(oneshot::Sender<State>),
     Ports(oneshot::Sender<Vec<(PortInfo, PortStats)>>),
+    Pace(oneshot::Sender<PaceStats>),
     Apply {
         plan: Box<Plan>,
         dry_run: bool,
@@ -139,6 +141,13 @@ impl Control {
     /// [`Gone`]
     pub async fn ports(&self) -> Result<Vec<(PortInfo, PortStats)>, Gone> {
         self.ask(Request::Ports).await
+    }
+    /// How long packets were in the core.
+    ///
+    /// # Errors
+    /// [`Gone`]
+    pub async fn pace(&self) -> Result<PaceStats, Gone> {
+        self.ask(Request::Pace).await
     }
     /// Makes what runs into what `plan` says, all of it or nothing; with `dry_run` only finds out what
     /// would change. Overlays of health checks stay.
@@ -340,6 +349,9 @@ impl Task {
             Request::Look(answer) => drop(answer.send(self.state.clone())),
             Request::Ports(answer) => {
                 drop(answer.send(self.running.workers().map(|w| w.ports()).unwrap_or_default()));
+            }
+            Request::Pace(answer) => {
+                let _ = answer.send(self.running.workers().map(|w| w.pace()).unwrap_or_default());
             }
             Request::Apply { plan, dry_run, answer } => {
                 drop(answer.send(self.apply(*plan, dry_run).await));

@@ -8,6 +8,7 @@ use crate::host::HostEvent;
 use crate::io::PortInfo;
 use crate::svc::Snapshot;
 use crate::time::Mono;
+use crate::worker::stopwatch::PaceStats;
 use crate::worker::{Asker, Handle, PortStats, Stopped};
 
 /// All workers of a director.
@@ -44,6 +45,10 @@ impl Workers {
             queues.map(|(_, counters)| counters.read()).fold(PortStats::default(), |a, b| a + b)
         };
         first.ports().iter().enumerate().map(|(i, (info, _))| (info.clone(), sum(i))).collect()
+    }
+    /// How long packets were in the core, all workers together.
+    pub fn pace(&self) -> PaceStats {
+        self.handles.iter().map(Handle::pace).fold(PaceStats::default(), |a, b| a + b)
     }
     /// Gives every worker the snapshot; returns when all of them decide by it.
     ///

@@ -59,7 +59,7 @@ impl std::ops::Add for PortStats {
 }
 
 // Only the worker writes: a load and a store are enough and cheaper than a locked addition.
-fn add(to: &AtomicU64, n: u64) {
+pub(super) fn add(to: &AtomicU64, n: u64) {
     if n > 0 {
         to.store(to.load(Relaxed) + n, Relaxed);
     }

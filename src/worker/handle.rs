@@ -12,6 +12,7 @@ use super::egress::Egress;
 use super::lane::Lanes;
 use super::mail::Mail;
 use super::ring::Bell;
+use super::stopwatch::{Pace, PaceStats, Stopwatch};
 use super::{Director, MAX_PORTS, PortCounters, Worker, clock};
 use crate::buf::Out;
 use crate::io::{Port, PortInfo, Slots};
@@ -45,6 +46,7 @@ pub struct Handle<D> {
     bell: Arc<Bell>,
     thread: Option<JoinHandle<D>>,
     ports: Vec<(PortInfo, PortCounters)>,
+    pace: Pace,
 }
 
 /// Asks a running worker, from any task; does not keep it running.
@@ -125,6 +127,7 @@ pub fn start_all<D: Director + Send + 'static>(
         };
         let ports: Vec<_> = queues.iter().filter_map(info).collect();
         let counted = queues.into_iter().zip(ports.iter().map(|(_, c)| c.clone())).collect();
+        let pace = Pace::default();
         let worker = Worker {
             director,
             lanes: Lanes::new(counted, clock::now()),
@@ -132,12 +135,13 @@ pub fn start_all<D: Director + Send + 'static>(
             slots: Slots::for_burst(),
             out: Out::new(),
             egress: Egress::default(),
+            stopwatch: Stopwatch::new(pace.clone()),
             commands: receiver,
             bell: far,
             ringer: bell.clone(),
         };
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || worker.run())?;
-        handles.push(Handle { commands: sender, bell, thread: Some(thread), ports });
+        handles.push(Handle { commands: sender, bell, thread: Some(thread), ports, pace });
     }
     Ok(handles)
 }
@@ -187,6 +191,10 @@ impl<D> Handle<D> {
     /// The ports with their counters, in the order of their numbers.
     pub fn ports(&self) -> &[(PortInfo, PortCounters)] {
         &self.ports
+    }
+    /// How long packets were in the core.
+    pub fn pace(&self) -> PaceStats {
+        self.pace.read()
     }
     /// True when the worker thread has ended.
     pub fn is_finished(&self) -> bool {

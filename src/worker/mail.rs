@@ -6,6 +6,7 @@ use super::Director;
 use super::egress::Egress;
 use super::lane::Lanes;
 use super::ring::{Bell, Inbox, Letter, Matter, Outbox, ring};
+use super::stopwatch::Stopwatch;
 use crate::buf::{Out, OwnedPacket, PacketBuf};
 use crate::engine::post::{HOST, Handing, Recipient};
 use crate::engine::{PortId, Taken, Verdict};
@@ -104,6 +105,7 @@ impl Mail {
         director: &mut impl Director,
         egress: &mut Egress,
         out: &mut Out,
+        stopwatch: &mut Stopwatch,
     ) -> bool {
         let mut more = false;
         for inbox in &mut self.inboxes {
@@ -117,7 +119,7 @@ impl Mail {
                     let same = |l: &Letter| l.matter == matter && l.port == port;
                     let n = rest.iter().take_while(|l| same(l)).count();
                     let (now_due, later) = rest.split_at_mut(n);
-                    owned(now, port, now_due, lanes, director, egress, out);
+                    owned(now, port, now_due, lanes, director, egress, out, stopwatch);
                     rest = later;
                 } else {
                     single(now, first, lanes, director, egress, out);
@@ -141,11 +143,12 @@ fn owned(
     director: &mut impl Director,
     egress: &mut Egress,
     out: &mut Out,
+    stopwatch: &mut Stopwatch,
 ) {
     let mut burst: Burst<'_> = letters.iter_mut().map(|l| l.packet.view()).collect();
     let mut verdicts = [Verdict::Taken(Taken::Local); BURST];
     let verdicts = &mut verdicts[..burst.len()];
-    director.on_handed(now, port, &mut burst, verdicts, out);
+    stopwatch.time(burst.len(), || director.on_handed(now, port, &mut burst, verdicts, out));
     egress.burst(now, lanes, &mut burst, verdicts, director);
 }
 

@@ -36,6 +36,7 @@ mod handle;
 mod lane;
 mod mail;
 mod ring;
+pub mod stopwatch;
 
 pub use counters::{PortCounters, PortStats};
 pub use handle::{Asker, Handle, Stopped, start, start_all};
@@ -45,6 +46,7 @@ use handle::Message;
 use lane::Lanes;
 use mail::Mail;
 use ring::Bell;
+use stopwatch::Stopwatch;
 
 /// Turns before commands, timers and idle ports are looked at again.
 const TURNS: usize = 16;
@@ -124,6 +126,7 @@ struct Worker<D> {
     slots: Slots,
     out: Out,
     egress: Egress,
+    stopwatch: Stopwatch,
     commands: mpsc::Receiver<Message<D>>,
     bell: UnixStream,
     /// Rings `bell`.
@@ -189,7 +192,8 @@ impl<D: Director> Worker<D> {
         }
         if self.mail.waits() {
             let (lanes, director) = (&mut self.lanes, &mut self.director);
-            more |= self.mail.receive(now, lanes, director, &mut self.egress, &mut self.out);
+            let (egress, out, stopwatch) = (&mut self.egress, &mut self.out, &mut self.stopwatch);
+            more |= self.mail.receive(now, lanes, director, egress, out, stopwatch);
             self.flush(now);
         }
         if self.director.poll_timeout().is_some_and(|at| at <= now) {
@@ -213,7 +217,8 @@ impl<D: Director> Worker<D> {
             self.lanes.stirred = true;
             let mut verdicts = [Verdict::Taken(Taken::Local); BURST];
             let verdicts = &mut verdicts[..burst.len()];
-            self.director.on_burst(now, id, &mut burst, verdicts, &mut self.out);
+            let (director, out) = (&mut self.director, &mut self.out);
+            self.stopwatch.time(burst.len(), || director.on_burst(now, id, &mut burst, verdicts, out));
             self.mail.send(id, &burst, verdicts, &mut self.director);
             self.egress.burst(now, &mut self.lanes, &mut burst, verdicts, &mut self.director);
         }

@@ -110,10 +110,14 @@ fn compare() {
     client.run(|| traffic::wait_for_refusal((l.vip, 9).into(), || true)).unwrap();
     // some that are over and some that stay
     client.run(|| traffic::parallel((l.vip, l.vport).into(), 20)).unwrap();
-    let _stay: Vec<_> =
+    let stay: Vec<_> =
         (0..5).map(|_| client.run(|| traffic::connect((l.vip, l.vport).into())).unwrap()).collect();
     for _ in 0..3 {
         client.run(|| traffic::ask_udp((l.vip, 53).into(), "question")).unwrap();
+    }
+    // four packets each at least: some of them are looked at for how long they take
+    for _ in 0..600 {
+        traffic::ask(&stay[0], "again").unwrap();
     }
 
     let mut command = Command::new(EXPORTER);
@@ -154,5 +158,14 @@ fn compare() {
     let text = std::fs::read_to_string(&theirs).unwrap();
     let line = |l: &str| text.lines().any(|t| t == l);
     assert!(line("node_ipvs_connections_total 28"), "{text}");
+    let metrics = std::fs::read_to_string(&ours).unwrap();
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("{name}"));
+        line.trim().parse::<f64>().unwrap()
+    };
+    let (samples, sum) = (value("softlvs_processing_seconds_count"), value("softlvs_processing_seconds_sum"));
+    let packets = value("softlvs_packets_received_total");
+    assert!(samples >= 1.0 && samples <= packets / 1024.0, "{samples} samples of {packets} packets");
+    assert!(sum > 0.0 && sum / samples < 1.0, "{sum} s in {samples} samples");
     running.stop();
 }

@@ -15,19 +15,23 @@ use crate::ctl::{Overlay, RealKey, State};
 use crate::engine::{Counters, DropCounters, DropReason, Engine};
 use crate::io::PortInfo;
 use crate::svc::{Dest, Service, ServiceKey};
+use crate::time::Span;
 use crate::worker::PortStats;
+use crate::worker::stopwatch::{self, PaceStats};
 
 /// `GET /metrics`
 pub async fn metrics(context: Context, _: Call) -> Result<Response<Body>, Trouble> {
     let state = context.control.look().await?;
     let counted = totals(&context).await?;
     let ports = context.control.ports().await?;
+    let pace = context.control.pace().await?;
     let reloads = context.control.reloads();
     let known = context.control.health().await;
     let tallies = context.control.check_tallies().await;
     let local = context.control.workers().ask_all(|engine: &mut Engine, _| engine.local_tuples()).await?;
     let local = local.iter().fold((0, 0), |(used, free), (u, f)| (used + u, free + f));
     let mut page = page(&state, &counted, &ports, reloads, local);
+    processing(&mut page, &pace);
     metrics_health::write(&mut page, &state, &known);
     metrics_health::write_runs(&mut page, &tallies);
     Ok(text("text/plain; version=0.0.4; charset=utf-8", page))
@@ -48,8 +52,26 @@ impl<'o> Family<'o> {
     pub(super) fn add(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.add_part("", labels, value);
     }
+    /// A histogram: `counts` by step, whose upper bounds are `steps` in nanoseconds, then number and sum of all.
+    pub(super) fn add_histogram(
+        &mut self,
+        labels: &[(&str, &str)],
+        steps: &[u64],
+        counts: &[u64],
+        (all, sum): (u64, Span),
+    ) {
+        let mut so_far = 0;
+        for (step, n) in steps.iter().zip(counts) {
+            so_far += n;
+            let bound = (*step as f64 / 1e9).to_string();
+            self.add_part("_bucket", &[labels, &[("le", &bound)]].concat(), so_far);
+        }
+        self.add_part("_bucket", &[labels, &[("le", "+Inf")]].concat(), all);
+        self.add_part("_sum", labels, sum.0 as f64 / 1e9);
+        self.add_part("_count", labels, all);
+    }
     /// A part of a histogram: the name goes on.
-    pub(super) fn add_part(&mut self, part: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    fn add_part(&mut self, part: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.out.push_str(self.name);
         self.out.push_str(part);
         for (i, (name, value)) in labels.iter().enumerate() {
@@ -57,6 +79,14 @@ impl<'o> Family<'o> {
         }
         let _ = writeln!(self.out, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
+}
+
+/// How long packets were in the core: what a sample is, is told in [`stopwatch`].
+fn processing(o: &mut String, pace: &PaceStats) {
+    let about =
+        "Time of a packet in the core, of one in 1024 packets: its burst's time divided by its packets.";
+    let mut f = Family::new(o, "softlvs_processing_seconds", "histogram", about);
+    f.add_histogram(&[], &stopwatch::STEPS, &pace.steps, (pace.samples, pace.took));
 }
 
 /// What schedulers did: how often each kind gave a server to a connection of a service that is there, and

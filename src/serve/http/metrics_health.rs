@@ -16,15 +16,12 @@ pub(super) fn write_runs(o: &mut String, tallies: &[(String, CheckTally)]) {
     let about = "How long checks took, those at their timeout included.";
     let mut f = Family::new(o, "softlvs_check_duration_seconds", "histogram", about);
     for (check, tally) in tallies {
-        let mut so_far = 0;
-        for (step, n) in STEPS.iter().zip(tally.steps) {
-            so_far += n;
-            let bound = (*step as f64 / 1000.0).to_string();
-            f.add_part("_bucket", &[("check", check), ("le", &bound)], so_far);
-        }
-        f.add_part("_bucket", &[("check", check), ("le", "+Inf")], tally.runs);
-        f.add_part("_sum", &[("check", check)], tally.took.0 as f64 / 1e9);
-        f.add_part("_count", &[("check", check)], tally.runs);
+        f.add_histogram(
+            &[("check", check)],
+            &STEPS.map(|ms| ms * 1_000_000),
+            &tally.steps,
+            (tally.runs, tally.took),
+        );
     }
     let about =
         "Checks that did not find their server as it should be; unchecked: nothing could be found out.";
