@@ -276,9 +276,12 @@ fn others_look_over_tls_with_a_token_and_get_the_new_ones_after_sighup() {
          make a; make b; ip address add 192.0.2.7/32 dev lo\n\
          openssl rand -hex 32 >token; cp token old; tr 0-9a-f 1-9a-f0 <token >wrong; cp a.crt cert.pem; cp b.key key.pem\n\
          \"$B\" --config live 2>err; [ $? = 2 ] && grep -q 'http_key_file: .*it is not the key of the certificate' err || exit 2\n\
+         \"$B\" check live 2>checked; [ $? = 2 ] && cmp checked err || exit 21\n\
          cp a.key key.pem; chmod 644 token\n\
          \"$B\" --config live 2>err; [ $? = 2 ] && grep -q 'help: chmod 600 .*/token' err || exit 3\n\
-         chmod 600 token; start --config live\n\
+         \"$B\" check live 2>checked; [ $? = 2 ] && cmp checked err || exit 22\n\
+         chmod 600 token; \"$B\" check live | grep -q ': ok: 1 port' || exit 23\n\
+         start --config live\n\
          grep -q 'https://0.0.0.0:9443/metrics' log || exit 4\n\
          ask() { CA=$1 T=$2; shift 2; curl -sS -m 5 --cacert $CA.crt --resolve director.example:9443:192.0.2.7 ${T:+-H \"authorization: Bearer $(cat $T)\"} \"$@\"; }\n\
          code() { ask \"$@\" -o /dev/null -w '%{http_code}'; }\n\
@@ -292,12 +295,16 @@ fn others_look_over_tls_with_a_token_and_get_the_new_ones_after_sighup() {
          [ $(code a old -k https://192.0.2.7:9443/metrics) = 200 ] || exit 11\n\
          ask b old $U/metrics >/dev/null 2>err; [ $? = 60 ] || exit 12\n\
          curl -sS -m 5 http://192.0.2.7:9443/metrics | grep -q 'TLS is spoken here' || exit 13\n\
+         ask a old -f -N -m 60 $U/v1/events >events & STREAM=$!\n\
+         n=0; until [ -s events ]; do n=$((n+1)); [ $n -lt 200 ] || exit 24; sleep 0.05; done\n\
          echo x >token; cp b.crt cert.pem; cp b.key key.pem; kill -HUP $PID\n\
          n=0; until grep -q 'refused, what runs stays' log; do n=$((n+1)); [ $n -lt 200 ] || exit 14; sleep 0.05; done\n\
          grep -q 'http_token_file: .*line 1 has 1 characters' log && [ $(code a old $U/metrics) = 200 ] || exit 15\n\
          openssl rand -hex 32 >token; kill -HUP $PID\n\
          n=0; until grep -q 'configuration read again' log; do n=$((n+1)); [ $n -lt 200 ] || exit 16; sleep 0.05; done\n\
          [ $(code b token $U/metrics) = 200 ] && [ $(code b old $U/metrics) = 401 ] || exit 17\n\
+         wait $STREAM || exit 25\n\
+         grep -q '\"event\":\"refused\"' events || { cat events; exit 26; }\n\
          ask a token $U/metrics >/dev/null 2>err; [ $? = 60 ] || exit 18\n\
          i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo url=$U/metrics; echo output=/dev/null; done >many\n\
          ask b '' -w '%{http_code}\\n' -K many >codes; grep -q 429 codes || { cat codes; exit 19; }\n\

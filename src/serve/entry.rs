@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::credentials::Credentials;
@@ -26,6 +27,7 @@ pub struct Entry {
     plan: HttpPlan,
     credentials: RwLock<Arc<Credentials>>,
     peers: Mutex<Peers>,
+    renewed: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -53,7 +55,7 @@ impl Entry {
     /// A file is not to be had or of no use.
     pub fn open(plan: HttpPlan) -> Result<Entry, Failure> {
         let credentials = RwLock::new(Arc::new(Credentials::read(&plan)?));
-        Ok(Entry { plan, credentials, peers: Mutex::default() })
+        Ok(Entry { plan, credentials, peers: Mutex::default(), renewed: watch::Sender::default() })
     }
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
@@ -69,6 +71,7 @@ impl Entry {
     /// From the next request and the next connection on, this holds.
     pub fn renew(&self, renewal: Renewal) {
         *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = renewal.0;
+        self.renewed.send_replace(());
     }
     fn credentials(&self) -> Arc<Credentials> {
         self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -113,6 +116,11 @@ impl Entry {
         *wrong += 1;
         Admission::Refused
     }
+    /// For an answer that goes on and on: tells when this `Authorization` header admits nobody any more.
+    pub fn pass(self: &Arc<Self>, header: Option<&[u8]>) -> Pass {
+        let renewed = self.renewed.subscribe();
+        Pass { entry: self.clone(), header: header.unwrap_or_default().to_vec(), renewed }
+    }
     /// A place for a connection; `None` when this peer has enough of them.
     pub fn place(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
         let peer = network(peer);
@@ -131,6 +139,30 @@ impl Entry {
 
 /// Credentials that were read and do not hold yet.
 pub struct Renewal(Arc<Credentials>);
+
+/// What an answer goes on by: the header it was asked for with. Shows nothing of it.
+pub struct Pass {
+    entry: Arc<Entry>,
+    header: Vec<u8>,
+    renewed: watch::Receiver<()>,
+}
+
+impl Pass {
+    /// Returns when the tokens were read again and the one that was shown is not among them.
+    pub async fn ends(&mut self) {
+        while self.entry.credentials().admits(&self.header) {
+            if self.renewed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pass")
+    }
+}
 
 /// The place of a connection; free again when it is dropped.
 pub struct Place {
@@ -220,6 +252,31 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert!(entry.read_again().is_err());
         assert_eq!(entry.admit(now, peer, Some(b"Bearer fedcba9876543210")), Admission::Granted);
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_with_a_token_ends_with_it_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = Arc::new(with_token(&folder, "0123456789abcdef"));
+        let file = folder.path().join("token");
+        let mut pass = entry.pass(RIGHT);
+        let mut ends = Box::pin(pass.ends());
+        assert!(!is_ready(ends.as_mut()));
+        // another one beside it
+        std::fs::write(&file, "fedcba9876543210\n0123456789abcdef\n").unwrap();
+        entry.renew(entry.read_again().unwrap());
+        assert!(!is_ready(ends.as_mut()));
+        std::fs::write(&file, "fedcba9876543210\n").unwrap();
+        let next = entry.read_again().unwrap();
+        assert!(!is_ready(ends.as_mut()));
+        entry.renew(next);
+        assert!(is_ready(ends.as_mut()));
+    }
+
+    /// True when it is ready without waiting.
+    fn is_ready(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        future.poll(&mut context).is_ready()
     }
 
     #[test]

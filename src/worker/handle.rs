@@ -118,7 +118,7 @@ pub fn start_all<D: Director + Send + 'static>(
     }
     let mut handles = Vec::new();
     let mails = Mail::between(&bells);
-    for ((((director, queues), mail), (bell, far)), name) in
+    for ((((director, queues), mut mail), (bell, far)), name) in
         posts.into_iter().zip(mails).zip(bells.into_iter().zip(ends)).zip(names)
     {
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -128,6 +128,7 @@ pub fn start_all<D: Director + Send + 'static>(
         let ports: Vec<_> = queues.iter().filter_map(info).collect();
         let counted = queues.into_iter().zip(ports.iter().map(|(_, c)| c.clone())).collect();
         let pace = Pace::default();
+        mail.pace(pace.clone());
         let worker = Worker {
             director,
             lanes: Lanes::new(counted, clock::now()),

@@ -6,7 +6,7 @@ use super::Director;
 use super::egress::Egress;
 use super::lane::Lanes;
 use super::ring::{Bell, Inbox, Letter, Matter, Outbox, ring};
-use super::stopwatch::Stopwatch;
+use super::stopwatch::{Pace, Stopwatch};
 use crate::buf::{Out, OwnedPacket, PacketBuf};
 use crate::engine::post::{HOST, Handing, Recipient};
 use crate::engine::{PortId, Taken, Verdict};
@@ -21,6 +21,7 @@ pub(super) struct Mail {
     /// By worker; `None` at our own place.
     outboxes: Vec<Option<Outbox>>,
     inboxes: Vec<Inbox>,
+    stopwatch: Stopwatch,
 }
 
 impl Mail {
@@ -43,6 +44,11 @@ impl Mail {
             }
         }
         all
+    }
+
+    /// Counts how long the core has others' packets that are ours.
+    pub fn pace(&mut self, pace: Pace) {
+        self.stopwatch = Stopwatch::new(pace);
     }
 
     /// Something waits for us.
@@ -105,7 +111,6 @@ impl Mail {
         director: &mut impl Director,
         egress: &mut Egress,
         out: &mut Out,
-        stopwatch: &mut Stopwatch,
     ) -> bool {
         let mut more = false;
         for inbox in &mut self.inboxes {
@@ -119,7 +124,7 @@ impl Mail {
                     let same = |l: &Letter| l.matter == matter && l.port == port;
                     let n = rest.iter().take_while(|l| same(l)).count();
                     let (now_due, later) = rest.split_at_mut(n);
-                    owned(now, port, now_due, lanes, director, egress, out, stopwatch);
+                    owned(now, now_due, lanes, director, egress, out, &mut self.stopwatch);
                     rest = later;
                 } else {
                     single(now, first, lanes, director, egress, out);
@@ -137,7 +142,6 @@ impl Mail {
 /// Packets that are ours, all from one port.
 fn owned(
     now: Mono,
-    port: PortId,
     letters: &mut [Letter],
     lanes: &mut Lanes,
     director: &mut impl Director,
@@ -145,6 +149,7 @@ fn owned(
     out: &mut Out,
     stopwatch: &mut Stopwatch,
 ) {
+    let Some(port) = letters.first().map(|l| l.port) else { return };
     let mut burst: Burst<'_> = letters.iter_mut().map(|l| l.packet.view()).collect();
     let mut verdicts = [Verdict::Taken(Taken::Local); BURST];
     let verdicts = &mut verdicts[..burst.len()];

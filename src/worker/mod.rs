@@ -192,8 +192,7 @@ impl<D: Director> Worker<D> {
         }
         if self.mail.waits() {
             let (lanes, director) = (&mut self.lanes, &mut self.director);
-            let (egress, out, stopwatch) = (&mut self.egress, &mut self.out, &mut self.stopwatch);
-            more |= self.mail.receive(now, lanes, director, egress, out, stopwatch);
+            more |= self.mail.receive(now, lanes, director, &mut self.egress, &mut self.out);
             self.flush(now);
         }
         if self.director.poll_timeout().is_some_and(|at| at <= now) {

@@ -76,11 +76,17 @@ impl Pace {
     }
 }
 
-/// Chooses the bursts of one worker.
+/// Chooses the bursts of one worker; one for those of devices, one for those of other workers.
 pub(super) struct Stopwatch {
     pace: Pace,
     /// Packets until the next that is looked at.
     left: usize,
+}
+
+impl Default for Stopwatch {
+    fn default() -> Stopwatch {
+        Stopwatch::new(Pace::default())
+    }
 }
 
 impl Stopwatch {

@@ -19,11 +19,19 @@ use crate::health;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `GET /v1/events`
-pub async fn get(context: Context, call: Call) -> Result<Response<Body>, Trouble> {
+pub async fn get(context: Context, mut call: Call) -> Result<Response<Body>, Trouble> {
     let sse = call.accept.contains("text/event-stream");
     let (response, sender) = stream(if sse { "text/event-stream" } else { "application/x-ndjson" });
     let mut events = context.control.subscribe();
+    let mut pass = call.pass.take();
     tokio::spawn(async move {
+        let withdrawn = async {
+            match &mut pass {
+                Some(pass) => pass.ends().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(withdrawn);
         let first = if sse { Bytes::from_static(b": softlvs\n\n") } else { Bytes::from_static(b"\n") };
         if sender.send(first.clone()).await.is_err() {
             return;
@@ -33,6 +41,7 @@ pub async fn get(context: Context, call: Call) -> Result<Response<Body>, Trouble
                 event = events.recv() => Some(event),
                 () = tokio::time::sleep(KEEP_ALIVE) => None,
                 () = sender.closed() => return,
+                () = &mut withdrawn => return,
             };
             let text = match next {
                 None => first.clone(),

@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode, Version};
 use tracing::warn;
 
 use super::answer::Trouble;
-use crate::serve::entry::{Admission, Entry};
+use crate::serve::entry::{Admission, Entry, Pass};
 use crate::worker::clock;
 
 /// How far the other end of a connection is trusted.
@@ -40,6 +40,11 @@ impl Trust {
     /// True when it may change something.
     pub fn may_change(&self) -> bool {
         matches!(self, Trust::Owner)
+    }
+    /// By what an answer that goes on and on may go on.
+    pub fn pass(&self, headers: &HeaderMap) -> Option<Pass> {
+        let Trust::Reader(visitor) = self else { return None };
+        Some(visitor.entry.pass(headers.get(AUTHORIZATION).map(|v| v.as_bytes())))
     }
 }
 

@@ -88,7 +88,8 @@ async fn act(context: &Context, request: Request<Incoming>) -> Result<Response<B
     guard::check(&parts, &context.trust)?;
     let (route, captured) = routes::find(&parts.method, parts.uri.path(), context.trust.may_change())?;
     let bytes = if route.takes_body { read_body(body).await? } else { Bytes::new() };
-    let call = routes::Call::new(&parts, captured, bytes)?;
+    let mut call = routes::Call::new(&parts, captured, bytes)?;
+    call.pass = context.trust.pass(&parts.headers);
     (route.run)(context.clone(), call).await
 }
 

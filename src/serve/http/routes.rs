@@ -9,6 +9,7 @@ use hyper::{Method, Response, StatusCode};
 
 use super::answer::{Body, Trouble};
 use super::{Context, change, connections, events, explain, health, metrics, openapi, view};
+use crate::serve::entry::Pass;
 
 /// What answers.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Trouble>> + Send>>;
@@ -44,6 +45,8 @@ pub struct Call {
     pub accept: String,
     /// The body is TOML.
     pub toml: bool,
+    /// By what an answer that goes on and on may go on; the owner's always may.
+    pub pass: Option<Pass>,
 }
 
 impl Call {
@@ -59,7 +62,7 @@ impl Call {
         }
         let header = |name| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let toml = header(CONTENT_TYPE).starts_with("application/toml");
-        Ok(Call { path, query, body, accept: header(ACCEPT), toml })
+        Ok(Call { path, query, body, accept: header(ACCEPT), toml, pass: None })
     }
     /// A value behind `?`.
     pub fn get(&self, name: &str) -> Option<&str> {
