@@ -226,9 +226,9 @@ const SERVICE: &[Key] = &[
     key("scheduler", Kind::Choice(SCHEDULERS), "\"wlc\"", "Scheduler."),
     key(
         "scheduler_flags",
-        Kind::Choices(&["sh-port", "sh-fallback", "mh-port", "mh-fallback"]),
+        Kind::Choices(&["sh-port", "sh-fallback", "mh-port", "mh-fallback", "flag-1", "flag-2", "flag-3"]),
         "[\"sh-port\"]",
-        "Flags of the schedulers sh and mh.",
+        "Flags of the schedulers sh and mh; others keep theirs by number.",
     ),
     key(
         "persistence",

@@ -13,7 +13,7 @@ use crate::health::{HealthPlan, ServiceHealth};
 use crate::host::{Closed, FtpHelper, RouteVia};
 use crate::io::xdp::XdpMode;
 use crate::io::{MacChoice, OffloadMode};
-use crate::svc::{DestSpec, Forward, SchedulerKind, ServiceKey, ServiceSpec, Tunnel, TunnelCsum};
+use crate::svc::{DestSpec, Forward, ServiceKey, ServiceSpec, Tunnel, TunnelCsum};
 use crate::time::Span;
 
 /// The whole configuration with these services; their real servers in the order of the file.
@@ -206,11 +206,9 @@ fn service_with(
         line(out, "ports", list(spec.ports.iter().cloned()));
     }
     line(out, "scheduler", quoted(spec.scheduler.name()));
-    let of = if spec.scheduler == SchedulerKind::Mh { "mh" } else { "sh" };
-    let flags = [(spec.flags.port, "port"), (spec.flags.fallback, "fallback")];
-    let flags: Vec<String> = flags.iter().filter(|(set, _)| *set).map(|(_, f)| format!("{of}-{f}")).collect();
+    let flags = spec.flag_names();
     if !flags.is_empty() {
-        line(out, "scheduler_flags", list(flags.into_iter()));
+        line(out, "scheduler_flags", list(flags.into_iter().map(str::to_owned)));
     }
     if let Some(p) = spec.persistence {
         let all = if spec.key.is_v6() { 128 } else { 32 };
@@ -347,7 +345,7 @@ name = "we\"b"
 address = "192.0.2.10:80"
 ports = ["outside"]
 scheduler = "sh"
-scheduler_flags = ["sh-port"]
+scheduler_flags = ["sh-port", "flag-3"]
 persistence = { timeout = "90s", netmask = 24 }
 timeouts = { udp = "30s" }
 mss_clamp = true
@@ -373,6 +371,7 @@ address = "10.0.0.14"
 tunnel = { type = "gre" }
 [[service]]
 fwmark = 7
+scheduler_flags = ["flag-1", "flag-3"]
 [[service.real]]
 address = "10.0.0.11"
 mode = "dr"

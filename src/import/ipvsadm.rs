@@ -70,13 +70,8 @@ fn service(s: &ServiceSpec, out: &mut String, seen: &mut Seen) {
         }
     }
     let _ = writeln!(out, "scheduler = \"{}\"", s.scheduler.name());
-    let of = s.scheduler.name();
-    let flags: Vec<String> = [("port", s.flags.port), ("fallback", s.flags.fallback)]
-        .into_iter()
-        .filter(|(_, on)| *on)
-        .map(|(what, _)| format!("{of}-{what}"))
-        .collect();
-    if !flags.is_empty() && matches!(of, "sh" | "mh") {
+    let flags = s.flag_names();
+    if !flags.is_empty() {
         let _ = writeln!(out, "scheduler_flags = {}", list(&flags));
     }
     if let Some(p) = s.persistence {

@@ -279,16 +279,7 @@ impl<'a> Importer<'a> {
                     ),
                 },
                 "sh-port" | "mh-port" | "sh-fallback" | "mh-fallback" | "flag-1" | "flag-2" | "flag-3" => {
-                    match inner.name.as_str() {
-                        flag @ ("sh-port" | "mh-port" | "sh-fallback" | "mh-fallback") => {
-                            scheduler_flags.push(flag)
-                        }
-                        other => self.notes.add(
-                            &inner.at,
-                            other,
-                            "write the flag by its name, such as sh-port: left out",
-                        ),
-                    }
+                    scheduler_flags.push(&inner.name);
                 }
                 "ops" => line.push_str("one_packet = true\n"),
                 "persistence_timeout" => {

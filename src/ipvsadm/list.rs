@@ -10,8 +10,7 @@ use super::names::Names;
 use super::parse::{ListCommand, Show};
 use super::stats::{Baseline, Rates};
 use crate::svc::{
-    Dest, Forward, Proto, SchedulerFlags, SchedulerKind, Service, ServiceKey, ServiceSpec, Timeouts, Tunnel,
-    TunnelCsum,
+    Dest, Forward, Proto, SchedulerKind, Service, ServiceKey, ServiceSpec, Timeouts, Tunnel, TunnelCsum,
 };
 
 /// The recorded table size: 2^12 buckets. Scripts compare this line, so it is not made up from ours.
@@ -168,21 +167,17 @@ fn mask(spec: &ServiceSpec) -> Option<String> {
     }
 }
 
-/// The flags' names depend on the scheduler; others than `sh` and `mh` only number them. These two have no
-/// name for the third flag, which makes an empty list of it alone.
+/// The flags as ipvsadm writes them: of `sh` and `mh` it has no name for the third, which makes an empty list of
+/// it alone (8-cli-asked-values).
 fn flag_names(spec: &ServiceSpec) -> Option<String> {
-    let (fallback, port) = match spec.scheduler {
-        SchedulerKind::Sh => ("sh-fallback", "sh-port"),
-        SchedulerKind::Mh => ("mh-fallback", "mh-port"),
-        _ => ("flag-1", "flag-2"),
-    };
-    let third = spec.flag3 && !matches!(spec.scheduler, SchedulerKind::Sh | SchedulerKind::Mh);
-    let names: Vec<_> = [(spec.flags.fallback, fallback), (spec.flags.port, port), (third, "flag-3")]
-        .into_iter()
-        .filter_map(|(set, name)| set.then_some(name))
-        .collect();
-    let any = spec.flag3 || spec.flags != SchedulerFlags::default();
-    any.then(|| names.join(","))
+    let mut names = spec.flag_names();
+    if names.is_empty() {
+        return None;
+    }
+    if matches!(spec.scheduler, SchedulerKind::Sh | SchedulerKind::Mh) {
+        names.retain(|name| *name != "flag-3");
+    }
+    Some(names.join(","))
 }
 
 /// Cuts a name, between characters.
@@ -207,7 +202,8 @@ fn dest_name(d: &Dest, service: &ServiceKey, names: Option<&Names>) -> String {
     name
 }
 
-/// Lines that make these services again, thresholds included, which `ipvsadm -S` leaves out.
+/// Lines that make these services again, thresholds and the third flag of `sh` and `mh` included, which
+/// `ipvsadm -S` leaves out.
 pub fn rules_with_thresholds(services: &[Arc<Service>]) -> String {
     write_rules(services, None, true)
 }
@@ -217,7 +213,7 @@ pub fn rules(services: &[Arc<Service>], names: Option<&Names>) -> String {
     write_rules(services, names, false)
 }
 
-fn write_rules(services: &[Arc<Service>], names: Option<&Names>, thresholds: bool) -> String {
+fn write_rules(services: &[Arc<Service>], names: Option<&Names>, own: bool) -> String {
     let mut out = String::new();
     let mut sorted: Vec<&Arc<Service>> = services.iter().collect();
     kernel_order(&mut sorted);
@@ -249,7 +245,9 @@ fn write_rules(services: &[Arc<Service>], names: Option<&Names>, thresholds: boo
         if spec.one_packet {
             out.push_str(" -o");
         }
-        if let Some(flags) = flag_names(spec) {
+        // an empty list cannot be read back: our own lines name the third flag
+        let whole = || Some(spec.flag_names().join(",")).filter(|names| !names.is_empty());
+        if let Some(flags) = if own { whole() } else { flag_names(spec) } {
             let _ = write!(out, " -b {flags}");
         }
         out.push('\n');
@@ -258,7 +256,7 @@ fn write_rules(services: &[Arc<Service>], names: Option<&Names>, thresholds: boo
         for d in dests {
             let at = endpoint(d.spec.ip, d.spec.port, proto(&spec.key), names);
             let _ = write!(out, "-a {service} -r {at} {}", forward_rule(d.spec.forward, d.spec.weight));
-            if thresholds && d.spec.upper != 0 {
+            if own && d.spec.upper != 0 {
                 let _ = write!(out, " -x {} -y {}", d.spec.upper, d.spec.lower);
             }
             out.push('\n');

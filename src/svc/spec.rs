@@ -257,6 +257,17 @@ impl ServiceSpec {
             mss_clamp: false,
         }
     }
+    /// Names of the scheduler flags that are set, in the order of their bits: `sh` and `mh` have names of their
+    /// own for the first two.
+    pub fn flag_names(&self) -> Vec<&'static str> {
+        let [fallback, port] = match self.scheduler {
+            SchedulerKind::Sh => ["sh-fallback", "sh-port"],
+            SchedulerKind::Mh => ["mh-fallback", "mh-port"],
+            _ => ["flag-1", "flag-2"],
+        };
+        let all = [(self.flags.fallback, fallback), (self.flags.port, port), (self.flag3, "flag-3")];
+        all.into_iter().filter_map(|(set, name)| set.then_some(name)).collect()
+    }
 }
 
 /// Checksum option of a tunnel.

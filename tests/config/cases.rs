@@ -516,7 +516,7 @@ fn cases() -> Vec<Case> {
             "unknown flag",
             service("scheduler_flags = [\"sh-prt\"]"),
             &[
-                "6:19 service[0].scheduler_flags | `sh-prt` is not known here | did you mean `sh-port`? Known are: sh-port, sh-fallback, mh-port, mh-fallback",
+                "6:19 service[0].scheduler_flags | `sh-prt` is not known here | did you mean `sh-port`? Known are: sh-port, sh-fallback, mh-port, mh-fallback, flag-1, flag-2, flag-3",
             ],
         ),
         case(

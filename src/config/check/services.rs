@@ -133,7 +133,7 @@ fn service(doc: &Doc, s: &ServiceDoc, key: ServiceKey, report: &mut Report) -> S
     if let Some(k) = &s.scheduler {
         spec.scheduler = k.value;
     }
-    spec.flags = flags(s, spec.scheduler, report);
+    (spec.flags, spec.flag3) = flags(s, spec.scheduler, report);
     spec.ports =
         s.ports.iter().filter(|n| known_port(doc, n, report).is_some()).map(|n| n.value.clone()).collect();
     spec.persistence = persistence(s, key.is_v6(), report);
@@ -173,10 +173,19 @@ fn service(doc: &Doc, s: &ServiceDoc, key: ServiceKey, report: &mut Report) -> S
     spec
 }
 
-fn flags(s: &ServiceDoc, scheduler: SchedulerKind, report: &mut Report) -> SchedulerFlags {
-    let mut out = SchedulerFlags::default();
+fn flags(s: &ServiceDoc, scheduler: SchedulerKind, report: &mut Report) -> (SchedulerFlags, bool) {
+    let (mut out, mut third) = (SchedulerFlags::default(), false);
     for flag in &s.flags {
         let (of, what) = flag.value.split_once('-').unwrap_or(("", ""));
+        match flag.value.as_str() {
+            "flag-1" => out.fallback = true,
+            "flag-2" => out.port = true,
+            "flag-3" => third = true,
+            _ => {}
+        }
+        if of == "flag" {
+            continue;
+        }
         if of == scheduler.name() {
             match what {
                 "port" => out.port = true,
@@ -189,7 +198,6 @@ fn flags(s: &ServiceDoc, scheduler: SchedulerKind, report: &mut Report) -> Sched
                 format!("write \"{}-{what}\"", scheduler.name()),
             );
         } else {
-            // The kernel takes any flag with any scheduler and keeps it.
             report.warn(
                 &flag.place,
                 format!("`{}` has no effect: the scheduler is {}", flag.value, scheduler.name()),
@@ -197,7 +205,7 @@ fn flags(s: &ServiceDoc, scheduler: SchedulerKind, report: &mut Report) -> Sched
             );
         }
     }
-    out
+    (out, third)
 }
 
 fn persistence(s: &ServiceDoc, v6: bool, report: &mut Report) -> Option<Persistence> {

@@ -95,6 +95,35 @@ fn order_of_far_apart_addresses_is_that_of_the_recorded_command() {
 }
 
 #[test]
+fn flags_of_every_scheduler_survive_saving_and_restoring() {
+    let lines = [
+        "-A -t 10.1.0.100:1 -s rr -b flag-1,flag-3",
+        "-A -t 10.1.0.100:2 -s wlc -b flag-3,flag-2",
+        "-A -t 10.1.0.100:3 -s mh -b flag-1,flag-2",
+        "-A -t 10.1.0.100:4 -s sh -b sh-port",
+    ];
+    let c = catalog(&lines);
+    let saved = rules(c.services(), None);
+    assert_eq!(
+        saved,
+        "-A -t 10.1.0.100:1 -s rr -b flag-1,flag-3\n-A -t 10.1.0.100:2 -s wlc -b flag-2,flag-3\n\
+         -A -t 10.1.0.100:3 -s mh -b mh-fallback,mh-port\n-A -t 10.1.0.100:4 -s sh -b sh-port\n"
+    );
+    let again = catalog(&saved.lines().collect::<Vec<_>>());
+    assert_eq!(rules(again.services(), None), saved);
+    let of = |c: &Catalog| c.services().iter().map(|s| (s.spec.flags, s.spec.flag3)).collect::<Vec<_>>();
+    assert_eq!(of(&again), of(&c));
+    // what ipvsadm's own lines lose or cannot say, ours keep
+    let c = catalog(&["-A -t 10.1.0.100:4 -s sh -b flag-3", "-A -t 10.1.0.100:5 -s mh -b flag-1,flag-3"]);
+    assert!(
+        rules(c.services(), None).contains("-s sh -b \n")
+            && rules(c.services(), None).contains("-b mh-fallback\n")
+    );
+    let saved = rules_with_thresholds(c.services());
+    assert_eq!(of(&catalog(&saved.lines().collect::<Vec<_>>())), of(&c), "{saved}");
+}
+
+#[test]
 fn large_numbers_are_shortened_unless_exact() {
     let shortened = numbers([99_999_999, 100_000_000, 1_000_000_000, 100_000_000_000, 0], false);
     assert_eq!(shortened, " 99999999  100000K    1000M     100G        0");

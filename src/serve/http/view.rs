@@ -266,19 +266,11 @@ fn rates(values: [u64; 5]) -> Value {
 
 fn service_value(state: &State, s: &Service) -> Value {
     let spec = &s.spec;
-    let mut flags = Vec::new();
-    let of = spec.scheduler.name();
-    if spec.flags.port {
-        flags.push(format!("{of}-port"));
-    }
-    if spec.flags.fallback {
-        flags.push(format!("{of}-fallback"));
-    }
     let mut value = json!({
         "id": id(&spec.key),
         "name": spec.name,
-        "scheduler": of,
-        "scheduler_flags": flags,
+        "scheduler": spec.scheduler.name(),
+        "scheduler_flags": spec.flag_names(),
         "persistence": spec.persistence.map(|p| json!({
             "timeout": p.timeout.as_secs(),
             "netmask": p.netmask,
