@@ -306,8 +306,9 @@ impl Core {
     ) -> Result<(A, u16), DropReason> {
         let route = self.host.route(dest.spec.ip).ok_or(DropReason::NoRoute)?;
         let random = self.random.next();
+        let near = self.host.network_of_locals(&route);
         let pool = self.pools.get_mut(usize::from(route.port.0)).ok_or(DropReason::NoLocalAddress)?;
-        let got = pool.alloc(remote(dest, proto, rport), random);
+        let got = pool.alloc_near(remote(dest, proto, rport), random, near);
         match got.and_then(|(ip, port)| Some((A::from_ip(ip)?, port))) {
             Some(local) => Ok(local),
             None if pool.serves(A::V6) => Err(DropReason::LocalPortsExhausted),

@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::*;
-use crate::addr::Mac;
+use crate::addr::{Cidr, Mac};
 use crate::buf::Offload;
 use crate::buf::PacketBuf;
+use crate::host::plan::AddrRange;
 use crate::host::{NetPlan, OffloadCaps, PortPlan};
 use crate::svc::{
     Catalog, DestSpec, Forward, Proto, SchedulerKind, ServiceKey, ServiceSpec, Tunnel, TunnelCsum,
@@ -73,7 +74,11 @@ pub(crate) fn dest(ip: IpAddr, port: u16, forward: Forward) -> DestSpec {
 }
 
 pub(crate) fn catalog(forward: Forward, proto: Proto) -> Catalog {
-    let mut catalog = Catalog::new(Arc::new(plan()));
+    catalog_on(plan(), forward, proto)
+}
+
+fn catalog_on(plan: NetPlan, forward: Forward, proto: Proto) -> Catalog {
+    let mut catalog = Catalog::new(Arc::new(plan));
     for v6 in [false, true] {
         let n = net(v6);
         let key = ServiceKey::Address { proto, ip: n.vip, port: 80 };
@@ -277,6 +282,37 @@ fn fullnat_hides_the_client_behind_a_local_address() {
         assert_eq!(v, Verdict::Send(WAN));
         assert_eq!(sent[0].meta(), (n.vip, 80, n.client, 4000));
         sums_right(&sent[0].bytes);
+    }
+}
+
+#[test]
+fn fullnat_takes_local_addresses_that_the_real_servers_network_has() {
+    for v6 in [false, true] {
+        let n = net(v6);
+        let mut plan = plan();
+        // one wire with two networks on it, and a second address in that of the real servers
+        let (second, other) =
+            if v6 { ("2001:db8:2::3", "2001:db8:77::1") } else { ("10.2.0.3", "172.16.0.1") };
+        let (host, prefix) = if v6 { (128, 64) } else { (32, 24) };
+        let addresses = [format!("{other}/{prefix}"), format!("{second}/{host}")];
+        plan.ports[1].addresses.extend(addresses.iter().map(|a| a.parse::<Cidr>().unwrap()));
+        let sources = |plan: &NetPlan| {
+            let options = EngineOptions { connection_limit: 1000, seed: 7, ..EngineOptions::default() };
+            let snapshot = catalog_on(plan.clone(), Forward::FullNat, Proto::Tcp).commit();
+            let mut e = Engine::new(Mono::ZERO, options, snapshot).unwrap();
+            let source = |lport| {
+                let syn = frame(WAN_MAC, Proto::Tcp, s(n.client, lport), s(n.vip, 80), 2, b"");
+                let (v, sent) = give(&mut e, Mono::ZERO, WAN, &syn);
+                assert_eq!(v, Verdict::Send(LAN));
+                sent[0].meta().0
+            };
+            (4000..4012).map(source).collect::<std::collections::BTreeSet<IpAddr>>()
+        };
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(sources(&plan), [n.dip, ip(second)].into());
+        // what is named is taken
+        plan.local_addresses = vec![AddrRange { first: ip(other), last: ip(other) }];
+        assert_eq!(sources(&plan), [ip(other)].into());
     }
 }
 

@@ -52,7 +52,7 @@ pub use route::Route;
 pub use segment::Segment;
 pub use vips::{Vip, Vips};
 
-use crate::addr::Mac;
+use crate::addr::{Cidr, Mac};
 use crate::buf::Out;
 use crate::engine::{DropCounters, DropReason, PortId};
 use crate::time::{Mono, Span};
@@ -336,6 +336,14 @@ impl Host {
             return route::source(&self.plan, route.port, route.next_hop, v6).or(Some(own.into()));
         }
         route::source(&self.plan, route.port, route.next_hop, v6)
+    }
+
+    /// Without `local_addresses` of their own, FULLNAT connections have the port's addresses in the network
+    /// of the next hop as source: no real server need know a way to the port's other networks. `None`: any.
+    pub fn network_of_locals(&self, route: &Route) -> Option<Cidr> {
+        let port = self.plan.ports.get(usize::from(route.port.0))?;
+        let near = port.addresses.iter().filter(|c| c.contains(route.next_hop));
+        near.max_by_key(|c| c.len).copied().filter(|_| self.plan.local_addresses.is_empty())
     }
 
     /// Neighbours, for listing.

@@ -22,6 +22,7 @@ use arrayvec::ArrayVec;
 use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 
+use crate::addr::Cidr;
 use crate::svc::Proto;
 
 /// The ports FULLNAT uses unless told otherwise: 64,512 for each LIP and remote.
@@ -62,11 +63,16 @@ impl LocalPool {
     /// Takes an address and port for a new flow to `remote`; `None` when every one is taken, or when there
     /// is no LIP of the remote's family (see [`LocalPool::serves`]). `random` is any random number.
     pub fn alloc(&mut self, remote: Remote, random: u64) -> Option<(IpAddr, u16)> {
+        self.alloc_near(remote, random, None)
+    }
+
+    /// The same, from the LIPs of one network only.
+    pub fn alloc_near(&mut self, remote: Remote, random: u64, near: Option<Cidr>) -> Option<(IpAddr, u16)> {
         let (first, count) = self.span()?;
         for _ in 0..self.addresses.len() {
             self.turn = (self.turn + 1) % self.addresses.len();
             let lip = self.addresses[self.turn];
-            if lip.is_ipv4() != remote.ip.is_ipv4() {
+            if lip.is_ipv4() != remote.ip.is_ipv4() || near.is_some_and(|net| !net.contains(lip)) {
                 continue;
             }
             let start = || (random % u64::from(count)) as u16;
