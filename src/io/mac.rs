@@ -7,6 +7,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::error::OpenError;
+use super::sys::ethtool;
 use super::{MacChoice, OpenError as Error};
 use crate::addr::Mac;
 
@@ -57,12 +58,26 @@ pub fn for_tap(name: &str, choice: MacChoice, device: Mac) -> Result<Mac, OpenEr
     }
 }
 
-/// The MAC for a raw port on an interface that has `device`.
+/// The MAC for a raw or XDP port on an interface that has `device`.
 ///
 /// # Errors
-/// When the configured address cannot be a station's.
+/// When the configured address cannot be a station's, or the interface would get no frame to it.
 pub fn for_packet(name: &str, choice: MacChoice, device: Mac) -> Result<Mac, OpenError> {
+    // macvlan hands frames out by the addresses of its interfaces, whatever else they ask for
+    let only_own = ethtool::driver(name).is_ok_and(|d| d.name == "macvlan");
+    choose(name, choice, device, only_own)
+}
+
+fn choose(name: &str, choice: MacChoice, device: Mac, only_own: bool) -> Result<Mac, OpenError> {
     match choice {
+        MacChoice::Derived if only_own => Ok(device),
+        MacChoice::Own(mac) if only_own && mac != device => Err(Error::new(
+            format!("port {name}: mac = {mac}"),
+            "a macvlan interface gets frames to its own address only",
+            format!(
+                "leave `mac` out, or give the interface this address: `ip link set {name} address {mac}`"
+            ),
+        )),
         MacChoice::Derived => Ok(derive(name, &device.0, Some(device))),
         MacChoice::Own(mac) => station(name, mac),
         MacChoice::Inherit => Ok(device),
@@ -105,5 +120,17 @@ mod tests {
         assert!(for_tap("tap0", MacChoice::Inherit, device).is_err());
         assert!(for_tap("tap0", MacChoice::Own(Mac::BROADCAST), device).is_err());
         assert_eq!(for_packet("eth0", MacChoice::Inherit, device).unwrap(), device);
+    }
+
+    #[test]
+    fn where_only_the_interfaces_own_address_gets_frames_it_is_the_default() {
+        let device = Mac([2, 0, 0, 0, 0, 9]);
+        let other = Mac([2, 0, 0, 0, 0, 8]);
+        for own in [MacChoice::Derived, MacChoice::Inherit, MacChoice::Own(device)] {
+            assert_eq!(choose("mv0", own, device, true).unwrap(), device);
+        }
+        let e = choose("mv0", MacChoice::Own(other), device, true).unwrap_err();
+        assert!(e.help.as_ref().is_some_and(|h| h.contains("ip link set mv0 address")), "{e:?}");
+        assert_ne!(choose("eth0", MacChoice::Derived, device, false).unwrap(), device);
     }
 }
