@@ -91,6 +91,8 @@ pub(super) struct Lane {
 struct Broken {
     since: Mono,
     retry: Mono,
+    /// What was last said about it.
+    told: String,
 }
 
 impl Lane {
@@ -128,7 +130,8 @@ impl Lane {
         }
         self.wait =
             if now.since(self.up_since) >= STEADY { FIRST } else { Span((self.wait.0 * 2).min(SLOWEST.0)) };
-        self.broken = Some(Broken { since: now, retry: now + self.wait });
+        let told = error.source().to_string();
+        self.broken = Some(Broken { since: now, retry: now + self.wait, told });
         self.counters.transition();
         if let Some(silent) = self.log.line(now) {
             warn!(port = %self.port.info().name, %error, silent, "port does not work, trying again until it does");
@@ -145,9 +148,17 @@ impl Lane {
         if now < b.retry {
             return;
         }
-        if self.port.reopen().is_err() {
+        if let Err(error) = self.port.reopen() {
             self.wait = Span((self.wait.0 * 2).min(SLOWEST.0));
             b.retry = now + self.wait;
+            // a link that was down may have been deleted or renamed meanwhile
+            let reason = error.to_string();
+            if reason != b.told
+                && let Some(silent) = self.log.line(now)
+            {
+                warn!(port = %self.port.info().name, %error, silent, "port still does not work");
+                b.told = reason;
+            }
             return;
         }
         let after_ms = now.since(b.since).as_millis();
