@@ -124,8 +124,11 @@ pub fn real(args: RealArgs) -> Result<ExitCode, Failure> {
     if tun {
         end.thread_block().map_err(|e| super::lab::failure("cannot block signals", &e.into()))?;
     }
+    let left = if tun { Journal::orphaned(role.name()) } else { Ok(Journal::default()) };
+    let left = left.map_err(failed("cannot read what was done"))?;
     let mut prepared = real::prepare(&role).map_err(failed("cannot prepare the real server"))?;
     prepared.journal.save(role.name()).map_err(failed("cannot record what was done"))?;
+    prepared.journal.adopt(left);
     print(&lines(&prepared.told))?;
     if !tun {
         return Ok(ExitCode::SUCCESS);

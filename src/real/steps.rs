@@ -200,6 +200,14 @@ fn default_route(gateway: IpAddr, nl: &mut Netlink, journal: &mut Journal) -> io
 }
 
 impl Undo {
+    /// The device that what was done is bound to, and gone with.
+    fn device(&self) -> Option<&str> {
+        match self {
+            Undo::Address { device, .. } | Undo::LinkDown { device } | Undo::Link { device } => Some(device),
+            Undo::Sysctl { .. } | Undo::DefaultRoute { .. } => None,
+        }
+    }
+
     fn apply(&self) -> io::Result<()> {
         let mut nl = Netlink::open()?;
         match self {
@@ -301,6 +309,23 @@ impl Journal {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Journal::default()),
             Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
         }
+    }
+
+    /// What a process that was killed has left on file: its devices are gone, settings stayed behind. Empty
+    /// while a device is there, as its process lives.
+    ///
+    /// # Errors
+    /// As [`Journal::load`].
+    pub fn orphaned(role: &str) -> io::Result<Journal> {
+        let left = Journal::load(role)?;
+        let mut nl = Netlink::open()?;
+        let lives = left.0.iter().filter_map(Undo::device).any(|d| nl.index(d).is_ok());
+        Ok(if lives { Journal::default() } else { left })
+    }
+
+    /// Takes over what was done before: it is taken back last.
+    pub fn adopt(&mut self, earlier: Journal) {
+        self.0.splice(0..0, earlier.0);
     }
 
     /// Removes the file.
