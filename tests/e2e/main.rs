@@ -18,6 +18,7 @@
 //! * `exporters`: node_exporter and Prometheus' parser on what the director exports.
 //! * `storm`: reloads of all kinds under load.
 //! * `robust`: devices that vanish, links that flap, starts that must be refused.
+//! * `odd_devices`: interfaces with one MAC, other names, several networks; what a killed process has left.
 //!
 //! Root, or a user that may make user namespaces (then each test runs itself again inside `unshare -Urm`).
 //! Without either a test prints `skipped: why` and passes; with `CI=true` it fails instead.
@@ -36,6 +37,7 @@ mod host_as_real;
 mod listing;
 mod matrix;
 mod mixed;
+mod odd_devices;
 mod one_arm;
 mod path_mtu;
 mod persistence;

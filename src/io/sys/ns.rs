@@ -269,7 +269,14 @@ pub fn isolate() -> io::Result<Side> {
 
 fn own_mounts() -> io::Result<()> {
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(|e| match e {
+        // without this step what follows might be mounted outside too
+        nix::errno::Errno::EINVAL => io::Error::other(
+            "this is a chroot in a folder that is no mount; help: make it one before it is entered: \
+             `mount --bind DIR DIR`",
+        ),
+        e => e.into(),
+    })?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))?;
     // So that process numbers in /proc are those of the PID namespace. Containers that hide parts of /proc
     // forbid it; then only tools such as ps show the outer numbers.
