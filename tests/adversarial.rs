@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::net::IpAddr;
+
 use common::*;
 use softlvs::addr::Mac;
 use softlvs::buf::{Csum, Gso, GsoKind, Offload};
@@ -305,21 +307,36 @@ fn transport_headers_that_lie_are_the_real_servers_business() {
 }
 
 #[test]
-fn ip_options_pass_unchanged() {
-    // rule 12, recorded: no operation, record route and router alert pass. The tunnel's outer header
-    // has none.
+fn ip_options_pass_and_record_the_route() {
+    // recorded in `1-options-*`: no operation and router alert pass, the VIP is recorded. The tunnel's
+    // outer header has none.
     let n = net(false);
-    let options: [&[u8]; 3] = [&[1, 1, 1, 0], &[7, 7, 4, 0, 0, 0, 0, 0], &[148, 4, 0, 0]];
+    let IpAddr::V4(vip) = n.vip else { panic!("IPv4") };
+    let [a, b, c, d] = vip.octets();
+    let recorded = [7, 7, 8, a, b, c, d, 0];
+    let options: [(&[u8], &[u8]); 3] = [
+        (&[1, 1, 1, 0], &[1, 1, 1, 0]),
+        (&[7, 7, 4, 0, 0, 0, 0, 0], &recorded),
+        (&[148, 4, 0, 0], &[148, 4, 0, 0]),
+    ];
     for forward in MODES {
         let mut lab = Lab::new(forward);
-        for (i, option) in options.iter().enumerate() {
+        for (i, (option, leaves)) in options.iter().enumerate() {
             let syn = Pkt::tcp(n.client(4000 + i as u16), n.vip(), SYN).option(option).frame();
             let (verdict, sent) = lab.give(WAN, &syn);
             assert_eq!(verdict, Verdict::Send(LAN));
             let at = if matches!(forward, Forward::Tun(_)) { 54 } else { 34 };
-            assert_eq!(&sent[0].bytes[at..at + option.len()], *option);
+            assert_eq!(&sent[0].bytes[at..at + option.len()], *leaves);
             assert!(ip_sum_right(&sent[0].bytes));
         }
+        for option in [[131, 7, 4, 1, 2, 3, 4, 0], [137, 7, 8, 1, 2, 3, 4, 0]] {
+            let led = Pkt::tcp(n.client(5000), n.vip(), SYN).option(&option).frame();
+            assert_eq!(lab.silent(WAN, &led), DropReason::SourceRoute);
+        }
+        let senseless = Pkt::tcp(n.client(5000), n.vip(), SYN).option(&[7, 3, 3, 0]).frame();
+        let (verdict, sent) = lab.give(WAN, &senseless);
+        assert_eq!(verdict, Verdict::Drop(DropReason::BadIpOptions));
+        assert_eq!(sent[0].bytes[34..39], [12, 0, sent[0].bytes[36], sent[0].bytes[37], 22]);
     }
 }
 

@@ -367,6 +367,8 @@ fn cases() -> Vec<Case> {
     case(R::CannotForward, engine(&ops), WAN, datagram.clone());
     case(R::Protocol, plain(), WAN, ip(WAN_MAC, CLIENT.0, VIP.0, 2, &[0; 8]));
     case(R::BadFragment, plain(), WAN, fragment(&syn(), 65_528, true));
+    case(R::BadIpOptions, plain(), WAN, with_option(&syn(), [7, 3, 3, 0]));
+    case(R::SourceRoute, plain(), WAN, with_option(&syn(), [131, 3, 4, 0]));
     let mut e = plain();
     let long = tcp_from(WAN_MAC, CLIENT, VIP, ACK, 64, 20);
     for n in 1..=256 {
@@ -391,6 +393,18 @@ fn cases() -> Vec<Case> {
     let partial = Offload { csum: Csum::Partial { start: 34, offset: 16 }, gso: Some(gso) };
     all.push((R::BadSegmentation, engine(&tun), WAN, big, partial));
     all
+}
+
+/// The same IPv4 frame with four bytes of options.
+fn with_option(frame: &[u8], option: [u8; 4]) -> Vec<u8> {
+    let mut longer = [&frame[..34], &option[..], &frame[34..]].concat();
+    longer[14] = 0x46;
+    let total = (longer.len() - 14) as u16;
+    longer[16..18].copy_from_slice(&total.to_be_bytes());
+    longer[24..26].fill(0);
+    let check = softlvs::wire::sum::checksum(&longer[14..38]);
+    longer[24..26].copy_from_slice(&check.to_be_bytes());
+    longer
 }
 
 /// Gives a frame with an ICMPv6 message its checksum.

@@ -71,6 +71,7 @@ impl Core {
                 return Verdict::Drop(why);
             }
         }
+        self.leave_options(&meta, pkt, None);
         if meta.ip_len() <= at.cut_to(route.mtu)
             && let Some(verdict) =
                 self.host.transmit_ready(at.now, &route, Some(&neighbor), pkt, meta.l3 as usize)
@@ -119,7 +120,9 @@ impl Core {
         let kind = IcmpError::FragNeeded { mtu };
         match conn {
             Some((conn, dest)) => self.refuse(at, kind, meta, pkt, conn, dest, out),
-            None => drop(self.host.error(at.now, kind, at.port, pkt.bytes(), meta, None, out)),
+            None => {
+                self.host.error(at.now, kind, at.port, pkt.bytes(), meta, None, out);
+            }
         }
         Some(Verdict::Drop(DropReason::TooBig))
     }
@@ -145,9 +148,8 @@ impl Core {
             return;
         }
         let told = self.host.error(at.now, kind, at.port, pkt.bytes(), meta, vip, out);
-        if told && !conn.two_keys() {
-            let bytes = IcmpError::total_len(meta) as u64;
-            dest.count_output(self.worker, bytes);
+        if told > 0 && !conn.two_keys() {
+            dest.count_output(self.worker, told as u64);
         }
     }
 
@@ -240,6 +242,7 @@ impl Core {
             if datagrams && !offload::fits(pkt, &meta, limit) && !A::may_fragment(pkt.bytes(), &meta) {
                 return self.refuse_tunnel(at, &meta, pkt, limit, conn, dest, out);
             }
+            self.leave_options(&meta, pkt, None);
             let (host, drops) = (&mut self.host, &mut self.drops);
             let cut = offload::segment(pkt, &meta, room, SegmentCsum::Partial, out, |out, mut piece| {
                 let meta = Meta { end: piece.bytes().len() as u32, ..meta };
@@ -258,6 +261,7 @@ impl Core {
         if size > limit && !whole {
             return self.refuse_tunnel(at, &meta, pkt, limit, conn, dest, out);
         }
+        self.leave_options(&meta, pkt, None);
         // the kernel loses sight of the fragments' size between the families
         let at = if A::V6 == outer_v6 { at } else { Arrival { largest: 0, ..at } };
         match tunnel::encap(pkt, &meta, &plan) {

@@ -87,10 +87,11 @@ impl Core {
         self.frags.on_timeout(now, out, |out, port, first| {
             if let Some(link) = links.get(usize::from(port.0))
                 && let Ok(Parsed::Ip(meta)) = parse(first.bytes(), *link)
-                && host.error(now, IcmpError::ReassemblyTimeout, port, first.bytes(), &meta, None, out)
             {
-                let bytes = IcmpError::total_len(&meta) as u64;
+                let kind = IcmpError::ReassemblyTimeout;
+                let bytes = host.late_error(now, kind, port, first.bytes(), &meta, None, out) as u64;
                 match meta.family {
+                    _ if bytes == 0 => {}
                     Family::V4 => told4.push((u32::tuple(first.bytes(), &meta), bytes)),
                     Family::V6 => told6.push((u128::tuple(first.bytes(), &meta), bytes)),
                 }

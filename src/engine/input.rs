@@ -9,7 +9,7 @@ use super::steer::is_neighbor_discovery;
 use super::{Core, DropReason, PortId, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::table::{Side, flag};
-use crate::host::{IcmpError, OnFail, Owned};
+use crate::host::{IcmpError, OnFail, Owned, options};
 use crate::nat::icmp;
 use crate::svc::{Dest, Proto, ServiceKey, Snapshot};
 use crate::time::Mono;
@@ -90,6 +90,12 @@ impl Core {
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
+        if !A::V6
+            && options::any(&meta)
+            && let Some(verdict) = self.options::<A>(snap, at, &meta, pkt, out)
+        {
+            return verdict;
+        }
         if meta.is_fragment() || fragment::is_atomic(pkt.bytes(), &meta) {
             if let Some(verdict) = self.steered(at, &meta, pkt, out) {
                 return verdict;
@@ -242,6 +248,7 @@ impl Core {
         if let Err(why) = ttl::decrement(pkt, &mut meta) {
             return Verdict::Drop(why);
         }
+        self.forward_options(&route, &meta, pkt);
         self.leave::<A>(
             at,
             &route,

@@ -27,6 +27,7 @@ mod fragment;
 mod ftp;
 mod inbound;
 mod input;
+mod options;
 mod orphans;
 mod outbound;
 mod own;

@@ -84,6 +84,7 @@ impl Core {
         if let Err(why) = A::rewrite(pkt, &meta, &ends) {
             return Verdict::Drop(why);
         }
+        self.leave_options(&meta, pkt, Some(conn.virt.ip()));
         if meta.ip_len() <= at.cut_to(route.mtu)
             && let Some(verdict) = self.host.transmit_ready(at.now, &route, None, pkt, meta.l3 as usize)
         {

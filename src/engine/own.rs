@@ -8,7 +8,7 @@ use super::{Core, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::state::Seen;
 use crate::conn::table::{Conn, Side, flag};
-use crate::host::{IcmpError, Undelivered};
+use crate::host::Undelivered;
 use crate::svc::{Dest, Snapshot};
 use crate::tunnel;
 use crate::wire::meta::parse_quoted;
@@ -38,12 +38,8 @@ impl Core {
         if !reset && !error {
             return verdict;
         }
-        let bytes = match meta.family {
-            _ if error => IcmpError::total_len(meta),
-            Family::V4 => 40,
-            Family::V6 => 60,
-        };
-        dest.count_output(self.worker, bytes as u64);
+        let bytes = self.host.counters.refused_bytes - before.refused_bytes;
+        dest.count_output(self.worker, bytes);
         let attack = self.defense.attack;
         let table = A::table(&mut self.tables);
         // one-packet scheduling leaves no connection
@@ -69,7 +65,7 @@ impl Core {
         }
     }
 
-    fn count_undelivered(&mut self, snap: &Snapshot, frame: &[u8], meta: &Meta, told: bool, tunnel: bool) {
+    fn count_undelivered(&mut self, snap: &Snapshot, frame: &[u8], meta: &Meta, told: usize, tunnel: bool) {
         let inner = if tunnel {
             let gue_port = (meta.proto == number::UDP).then_some(meta.dport);
             tunnel::quoted_inner(frame, meta, gue_port).ok()
@@ -79,7 +75,7 @@ impl Core {
         let (about, bytes) = match &inner {
             // nobody hears of it: the error goes to the director itself, which counts what it quotes
             Some(inner) => (inner, inner.ip_len().min(QUOTED_INSIDE)),
-            None if told => (meta, IcmpError::total_len(meta)),
+            None if told > 0 => (meta, told),
             None => return,
         };
         let id = match about.family {

@@ -13,13 +13,13 @@ use super::{Core, DropReason, Taken, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::key::Tuple;
 use crate::conn::table::{Conn, Side, flag};
-use crate::host::{IcmpError, OnFail, Quote};
+use crate::host::{IcmpError, OnFail, Quote, options};
 use crate::nat::Ends;
 use crate::nat::icmp::{self, ErrorRewrite};
 use crate::svc::{DestId, Proto, Service, Snapshot};
 use crate::time::Span;
 use crate::tunnel;
-use crate::wire::{Family, Meta, be16, be32, number, ttl};
+use crate::wire::{Family, Meta, be16, be32, number, sum, ttl};
 
 impl Core {
     pub(super) fn related<A: IpFamily>(
@@ -31,7 +31,9 @@ impl Core {
         ours: bool,
         out: &mut Out,
     ) -> Verdict {
-        let broken = icmp::is_broken(pkt, &meta);
+        // the kernel sums over the whole packet, whose IP header it may just have written into
+        let header = &pkt.bytes()[usize::from(meta.l3)..usize::from(meta.l4)];
+        let broken = icmp::is_broken(pkt, &meta) || (options::any(&meta) && !sum::header_ok(header));
         let quoted = match icmp::quoted_as_it_is(pkt.bytes(), &meta) {
             Ok(quoted) => quoted,
             // scheduling by errors needs the ports, wherever the error goes (kernel: `tcp_conn_schedule`)
@@ -139,6 +141,7 @@ impl Core {
             inner: Ends { src: Some((conn.real.ip(), conn.rport)), dst: local },
         };
         icmp::translate(pkt, &meta, quoted, &plan)?;
+        self.leave_options(&meta, pkt, None);
         Ok(self.leave::<A>(at, &route, meta, pkt, OnFail::Nothing, out))
     }
 
@@ -170,6 +173,7 @@ impl Core {
             inner: Ends { src: client, dst: Some((conn.virt.ip(), conn.vport)) },
         };
         icmp::translate(pkt, &meta, quoted, &plan)?;
+        self.leave_options(&meta, pkt, Some(conn.virt.ip()));
         Ok(self.leave::<A>(at, &route, meta, pkt, OnFail::Nothing, out))
     }
 
@@ -244,8 +248,9 @@ impl Core {
             dest.count_output(self.worker, bytes as u64);
         };
         output(inner.ip_len());
-        if self.host.error(at.now, kind, at.port, frame, &inner, Some(vip), out) {
-            output(IcmpError::total_len(&inner));
+        let told = self.host.error(at.now, kind, at.port, frame, &inner, Some(vip), out);
+        if told > 0 {
+            output(told);
         }
         Verdict::Taken(Taken::Local)
     }

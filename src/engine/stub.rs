@@ -11,6 +11,7 @@ use super::input::Arrival;
 use super::{Core, DropReason, Verdict};
 use crate::buf::{Offload, Out, PacketBuf};
 use crate::conn::table::Side;
+use crate::host::options;
 use crate::svc::{Proto, Snapshot};
 use crate::wire::meta::parse_quoted;
 use crate::wire::{Family, Meta};
@@ -39,6 +40,11 @@ impl Core {
             return DROP;
         }
         pkt.truncate(meta.end as usize);
+        if options::any(&meta)
+            && let Some(verdict) = self.options::<u32>(snap, at, &meta, pkt, out)
+        {
+            return verdict;
+        }
         match family {
             Family::V4 => self.stub_of::<u32>(snap, at, meta, pkt, out),
             Family::V6 => self.stub_of::<u128>(snap, at, meta, pkt, out),

@@ -26,6 +26,7 @@ use crate::buf::{Out, PacketBuf};
 use crate::conn::key::Tuple;
 use crate::conn::state::{Seen, State};
 use crate::conn::table::flag;
+use crate::host::options;
 use crate::svc::{Dest, DestId, Forward, Proto, Service, Snapshot};
 use crate::wire::{Family, Meta, Parsed, number, tcp};
 
@@ -228,5 +229,6 @@ impl Core {
 fn begins(sight: &Sight) -> bool {
     let Ok(Parsed::Ip(meta)) = &sight.found else { return false };
     let flags = meta.tcp_flags & (tcp::flag::SYN | tcp::flag::ACK | tcp::flag::FIN | tcp::flag::RST);
-    meta.proto == number::TCP && flags == tcp::flag::SYN && !meta.is_fragment() && !sight.group
+    let plain = !meta.is_fragment() && !sight.group && !options::any(meta);
+    meta.proto == number::TCP && flags == tcp::flag::SYN && plain
 }

@@ -134,6 +134,10 @@ drop_reasons! {
     NoHeadroom = "no_headroom",
     /// The protocol is not one that is balanced.
     Protocol = "protocol",
+    /// IPv4 options that make no sense; the sender was told.
+    BadIpOptions = "bad_ip_options",
+    /// A source route: nobody's packets are led around by their senders.
+    SourceRoute = "source_route",
     /// A fragment that cannot be used (overlap, bad length, or beyond 65,535 bytes).
     BadFragment = "bad_fragment",
     /// Memory for fragments is used up.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Host;
+use super::options::{self, with_options};
 use crate::buf::Out;
 use crate::engine::PortId;
 use crate::time::{Mono, Span};
@@ -30,6 +31,11 @@ pub enum IcmpError {
     PassedOn {
         /// Its code over IPv4.
         code: u8,
+    },
+    /// A header that makes no sense: 12/0, 4/0.
+    ParameterProblem {
+        /// Offset of the byte in question.
+        at: u8,
     },
     /// Larger than the way out: 3/4, and 2/0 for an IPv6 packet.
     FragNeeded {
@@ -67,6 +73,7 @@ impl IcmpError {
             (Family::V4, E::FragNeeded { mtu } | E::TooBig { mtu }) => (v4::UNREACHABLE, 4, mtu.min(0xffff)),
             (Family::V4, E::PassedOn { code }) => (v4::UNREACHABLE, code, 0),
             (Family::V4, E::Prohibited) => (v4::UNREACHABLE, 13, 0),
+            (Family::V4, E::ParameterProblem { at }) => (v4::PARAMETER_PROBLEM, 0, u32::from(at) << 24),
             (Family::V6, E::TimeExceeded) => (v6::TIME_EXCEEDED, 0, 0),
             (Family::V6, E::ReassemblyTimeout) => (v6::TIME_EXCEEDED, 1, 0),
             (Family::V6, E::NetUnreachable) => (v6::UNREACHABLE, 0, 0),
@@ -74,15 +81,8 @@ impl IcmpError {
             (Family::V6, E::HostUnreachable | E::PassedOn { .. }) => (v6::UNREACHABLE, 3, 0),
             (Family::V6, E::PortUnreachable) => (v6::UNREACHABLE, 4, 0),
             (Family::V6, E::FragNeeded { mtu } | E::TooBig { mtu }) => (v6::TOO_BIG, 0, mtu),
+            (Family::V6, E::ParameterProblem { at }) => (v6::PARAMETER_PROBLEM, 0, at.into()),
             (Family::V6, E::ProtoUnreachable) => (v6::PARAMETER_PROBLEM, 1, pointer),
-        }
-    }
-
-    /// Length of an error about the packet `meta` describes, in bytes, its own IP header included.
-    pub fn total_len(meta: &Meta) -> usize {
-        match meta.family {
-            Family::V4 => LARGEST4.min(ipv4::LEN + icmp::LEN + meta.ip_len()),
-            Family::V6 => LARGEST6.min(ipv6::LEN + icmp::LEN + meta.ip_len()),
         }
     }
 
@@ -95,7 +95,7 @@ impl IcmpError {
 impl Host {
     /// Tells the sender of the packet `meta` describes in `frame` what is wrong with it. `source` is the
     /// error's source address; `None` = the packet's destination when it is ours, else our address on the
-    /// way back. Says whether something was sent: never about ICMP errors, later IPv4 fragments, groups,
+    /// way back. Gives the bytes of IP that were sent: none about ICMP errors, later IPv4 fragments, groups,
     /// broadcasts and senders that can be nobody (RFC 1122 section 3.2.2, RFC 4443 section 2.4), and not
     /// faster than [`super::HostOptions::icmp_limit`]. The quote is the packet as it is, partial
     /// checksums included.
@@ -109,21 +109,21 @@ impl Host {
         meta: &Meta,
         source: Option<IpAddr>,
         out: &mut Out,
-    ) -> bool {
-        let Some(packet) = frame.get(usize::from(meta.l3)..meta.end as usize) else { return false };
+    ) -> usize {
+        let Some(packet) = frame.get(usize::from(meta.l3)..meta.end as usize) else { return 0 };
         if packet.len() < if meta.family == Family::V4 { ipv4::LEN } else { ipv6::LEN } {
-            return false;
+            return 0;
         }
         let (sender, dst) = (meta.src(frame), meta.dst(frame));
         if !self.may_tell(in_port, frame, meta, sender, dst) {
-            return false;
+            return 0;
         }
-        let Some(route) = self.reply_route(in_port, sender) else { return false };
+        let Some(route) = self.reply_route(in_port, sender) else { return 0 };
         let own = self.own.owns(in_port, dst).is_unicast().then_some(dst);
         let source = source.or(own).or_else(|| self.source_for(&route, sender.is_ipv6()));
         if kind.is_limited() && !self.within_limit(now) {
             self.counters.errors_suppressed += 1;
-            return false;
+            return 0;
         }
         let pointer = if meta.family == Family::V6 { next_header_at(packet, meta) } else { 0 };
         let message = kind.message(meta.family, pointer);
@@ -131,11 +131,13 @@ impl Host {
             (Some(IpAddr::V4(from)), IpAddr::V4(to)) => {
                 let tos = packet[ipv4::field::TOS] & TOS_KEPT | TOS_ERROR;
                 let id = self.random.next() as u16;
-                let quoted = &packet[..packet.len().min(LARGEST4 - ipv4::LEN - icmp::LEN)];
+                let Some(options) = self.echoed_options(now, in_port, frame, meta, from) else { return 0 };
+                let quoted = &packet[..packet.len().min(LARGEST4 - ipv4::LEN - options.len() - icmp::LEN)];
                 let total = (ipv4::LEN + icmp::LEN + quoted.len()) as u16;
                 let (src, dst) = (from.into(), to.into());
                 let ip = ipv4::Header { tos, total, id, df: false, ttl: 64, proto: n::ICMP, src, dst };
-                error4(out, &ip, message, quoted)
+                let made = error4(out, &ip, message, quoted);
+                with_options(out, made, &options)
             }
             (Some(IpAddr::V6(from)), IpAddr::V6(to)) => {
                 let flow = self.flow_label(source, sender, n::ICMPV6, 0);
@@ -145,11 +147,31 @@ impl Host {
                 let ip = ipv6::Header { class: 0, flow, payload, next: n::ICMPV6, hop_limit: 64, src, dst };
                 error6(out, &ip, message, quoted)
             }
-            _ => return false,
+            _ => return 0,
         };
         self.counters.errors += 1;
+        let sent = made.bytes().len();
+        self.counters.refused_bytes += sent as u64;
         self.send_own(now, &route, made, out);
-        true
+        sent
+    }
+
+    /// [`Host::error`] about a packet that was kept for some time.
+    #[expect(clippy::too_many_arguments, reason = "an error has this many facts")]
+    pub fn late_error(
+        &mut self,
+        now: Mono,
+        kind: IcmpError,
+        in_port: PortId,
+        frame: &[u8],
+        meta: &Meta,
+        source: Option<IpAddr>,
+        out: &mut Out,
+    ) -> usize {
+        if options::any(meta) {
+            self.recall_options(frame, meta, true);
+        }
+        self.error(now, kind, in_port, frame, meta, source, out)
     }
 
     fn may_tell(&self, port: PortId, frame: &[u8], meta: &Meta, sender: IpAddr, dst: IpAddr) -> bool {

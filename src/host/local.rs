@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::options::with_options;
 use super::{Closed, Host, IcmpError, Owned, Route, Segment};
 use crate::buf::{Csum, Out, OwnedPacket, PacketBuf};
 use crate::engine::{DropReason, PortId, Taken, Verdict};
@@ -16,9 +17,9 @@ const IGMP: u8 = 2;
 const PIM: u8 = 103;
 const UDP_LITE: u8 = 136;
 const ECN: u8 = 0x03;
-const MS_PER_DAY: u64 = 86_400_000;
-/// Bytes of an ICMP time stamp message.
+/// Bytes of an ICMP time stamp message; a question needs no more than its own time.
 const TIMESTAMP_LEN: usize = 20;
+const TIMESTAMP_ASKED: usize = 12;
 
 const LOCAL: Verdict = Verdict::Taken(Taken::Local);
 
@@ -97,7 +98,7 @@ impl Host {
         };
         let (answer, len) = match message[field::TYPE] {
             v4::ECHO => (v4::ECHO_REPLY, message.len()),
-            v4::TIMESTAMP if message.len() >= TIMESTAMP_LEN => (v4::TIMESTAMP_REPLY, TIMESTAMP_LEN),
+            v4::TIMESTAMP if message.len() >= TIMESTAMP_ASKED => (v4::TIMESTAMP_REPLY, TIMESTAMP_LEN),
             _ => return Verdict::Drop(DropReason::IcmpIgnored),
         };
         let Some(route) = self.answerable(port, src.into()) else {
@@ -113,7 +114,8 @@ impl Host {
             src: dst.into(),
             dst: src.into(),
         };
-        let stamp = ((now.as_millis() + u64::from(self.options.midnight_ms)) % MS_PER_DAY) as u32;
+        let Some(options) = self.echoed_options(now, port, pkt.bytes(), meta, dst) else { return LOCAL };
+        let stamp = self.since_midnight(now);
         let mut reply = out.packet(ipv4::LEN + len);
         reply.edit(|p| {
             let b = p.bytes_mut();
@@ -121,7 +123,8 @@ impl Host {
                 ip.write(header);
             }
             let icmp = &mut b[ipv4::LEN..];
-            icmp.copy_from_slice(&message[..len]);
+            let asked = message.len().min(len);
+            icmp[..asked].copy_from_slice(&message[..asked]);
             icmp[field::TYPE] = answer;
             // an echo keeps its code, as in the kernel
             if answer == v4::TIMESTAMP_REPLY {
@@ -133,6 +136,7 @@ impl Host {
             let check = sum::checksum(icmp);
             put16(icmp, field::CHECKSUM, check);
         });
+        let reply = with_options(out, reply, &options);
         self.counters.echo_replies += 1;
         self.send_own(now, &route, reply, out);
         LOCAL
@@ -225,8 +229,13 @@ impl Host {
             }
         };
         let (from, to) = ((dst, dport), (src, sport));
-        let reset = Segment { tos: tos & !ECN, flow, from, to, seq, ack, flags: answer }.build(out);
+        let mut reset = Segment { tos: tos & !ECN, flow, from, to, seq, ack, flags: answer }.build(out);
+        if let IpAddr::V4(own) = dst {
+            let Some(options) = self.echoed_options(now, port, frame, meta, own) else { return LOCAL };
+            reset = with_options(out, reset, &options);
+        }
         self.counters.resets += 1;
+        self.counters.refused_bytes += reset.bytes().len() as u64;
         self.send_own(now, &route, reset, out);
         LOCAL
     }

@@ -14,6 +14,7 @@
 //! | `answer` | ARP and neighbour discovery received; announcements |
 //! | `local` | echo, resets, unreachables |
 //! | `error` | ICMP errors about somebody's packet |
+//! | `options` | options of the IPv4 header |
 //! | `segment` | TCP segments of its own |
 //! | `frag` | fragments kept until their datagram is whole |
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ mod key;
 mod local;
 mod neigh;
 mod neighbor;
+pub mod options;
 mod own;
 pub mod plan;
 #[cfg(test)]
@@ -92,6 +94,8 @@ pub struct HostCounters {
     pub echo_replies: u64,
     /// TCP resets.
     pub resets: u64,
+    /// Bytes of IP of errors and resets.
+    pub refused_bytes: u64,
     /// ARP replies and neighbour advertisements, announcements included.
     pub answers: u64,
     /// ARP requests and neighbour solicitations.
@@ -165,6 +169,8 @@ pub struct Host {
     pub drops: DropCounters,
     /// What was sent.
     pub counters: HostCounters,
+    /// The options of the packet at hand, where it has any.
+    received: options::Received,
 }
 
 impl Host {
@@ -190,6 +196,7 @@ impl Host {
             undelivered: Vec::new(),
             drops: DropCounters::default(),
             counters: HostCounters::default(),
+            received: options::Received::default(),
             plan,
         };
         host.static_neighbors();

@@ -50,8 +50,8 @@ pub struct Undelivered {
     pub packet: OwnedPacket,
     /// Offset of its IP header.
     pub l3: usize,
-    /// Its sender was told.
-    pub told: bool,
+    /// Bytes its sender was told.
+    pub told: usize,
     /// It was parked as [`OnFail::Tunnel`].
     pub tunnel: bool,
 }
@@ -288,7 +288,7 @@ impl Host {
 
     /// Tells the sender of a packet that waited in vain.
     fn failed(&mut self, now: Mono, port: PortId, mut parked: Parked, out: &mut Out) {
-        let mut told = false;
+        let mut told = 0;
         if let OnFail::HostUnreachable { source, quote } = parked.on_fail {
             parked.packet.edit(|p| untranslate(p.bytes_mut(), parked.l3, &quote));
             let bytes = parked.packet.bytes();
@@ -300,7 +300,7 @@ impl Host {
                 let sender = meta.src(bytes);
                 let own = || self.source_for(&self.reply_route(port, sender)?, sender.is_ipv6());
                 let source = source.or_else(own);
-                told = self.error(now, IcmpError::HostUnreachable, port, bytes, &meta, source, out);
+                told = self.late_error(now, IcmpError::HostUnreachable, port, bytes, &meta, source, out);
             }
         }
         if parked.on_fail == OnFail::Nothing {

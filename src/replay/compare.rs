@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::decode;
 use super::scenario::{Expected, unhex};
+use super::{clock, decode};
 use crate::wire::sum;
 
 /// A frame the engine sent.
@@ -159,11 +159,7 @@ fn free_bytes(e: &Expected, bytes: &[u8], cx: &Context<'_>) -> Vec<bool> {
         let end = r.offset.saturating_add(r.len).min(bytes.len());
         free[r.offset.min(end)..end].fill(true);
     }
-    // an ICMP time stamp reply carries the clock of the recording, and a checksum over it
-    if bytes.get(12..14) == Some(&[0x08, 0x00]) && bytes.get(23) == Some(&1) && bytes.get(34) == Some(&14) {
-        free[36..38.min(bytes.len())].fill(true);
-        free[46.min(bytes.len())..54.min(bytes.len())].fill(true);
-    }
+    clock::mark(bytes, &mut free);
     if bytes.len() >= 34 && bytes[12..14] == [0x08, 0x00] && bytes[20] & 0x40 == 0 {
         let source = IpAddr::from([bytes[26], bytes[27], bytes[28], bytes[29]]);
         let input = cx.inputs.get(e.in_step).and_then(Option::as_ref);

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 mod compare;
 mod decode;
 mod frame;

@@ -43,13 +43,10 @@ pub mod v6 {
     pub const REDIRECT: u8 = 137;
 }
 
-/// True for messages no error may be sent about (RFC 1122 section 3.2.2); as in the kernel, unknown types
-/// count as errors.
+/// True for messages no error may be sent about (RFC 1122 section 3.2.2); as in the kernel, router
+/// discovery and unknown types count as errors (`icmp_pointers`).
 pub const fn is_error4(kind: u8) -> bool {
-    matches!(
-        kind,
-        v4::UNREACHABLE | v4::SOURCE_QUENCH | v4::REDIRECT | v4::TIME_EXCEEDED | v4::PARAMETER_PROBLEM
-    ) || kind > v4::LAST
+    !matches!(kind, v4::ECHO_REPLY | v4::ECHO | v4::TIMESTAMP..=v4::LAST)
 }
 
 /// True for messages no error may be sent about (RFC 4443 section 2.4 (e.1)). The kernel does about a
@@ -67,7 +64,7 @@ mod tests {
         for kind in [0, 8, 13, 14, 17, 18] {
             assert!(!is_error4(kind), "{kind}");
         }
-        for kind in [3, 4, 5, 11, 12, 19, 255] {
+        for kind in [1, 3, 4, 5, 7, 9, 10, 11, 12, 19, 255] {
             assert!(is_error4(kind), "{kind}");
         }
         assert!(is_error6(1) && is_error6(127));

@@ -16,6 +16,7 @@ pub mod ipv6;
 pub mod meta;
 pub mod ndp;
 pub mod offload;
+pub mod options;
 pub mod plain;
 pub mod sctp;
 pub mod sum;
