@@ -12,12 +12,15 @@ pub mod host;
 pub mod network;
 mod packets;
 mod servers;
-mod station;
+pub mod station;
 pub mod surroundings;
+mod targets;
+pub mod wire;
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Plan;
 
@@ -36,10 +39,10 @@ pub struct Ability {
 }
 
 /// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Finding {
     /// Its name, for scripts.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The port, address or real server it is about.
     pub about: String,
     /// What is wrong.
@@ -55,7 +58,7 @@ impl Finding {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Finding {
-        Finding { name, about: about.to_string(), what: what.into(), remedy: remedy.into() }
+        Finding { name: name.into(), about: about.to_string(), what: what.into(), remedy: remedy.into() }
     }
 }
 
@@ -73,11 +76,47 @@ pub struct Examination {
     pub notes: Vec<String>,
 }
 
+/// What was found around some ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// What was not looked at, and why.
+    pub notes: Vec<String>,
+}
+
+/// A port whose network cannot be asked from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unasked {
+    /// Name of the port.
+    pub port: String,
+    /// Why not.
+    pub why: String,
+}
+
 impl Examination {
-    /// Looks at a configuration: this host first, then the network around it.
-    pub fn topology(&mut self, plan: &Plan) {
+    /// Looks at a configuration: this host first, then the network around it. Ports whose network cannot be
+    /// asked from here are given to `director`, which has them asked or says why it cannot.
+    pub fn topology(&mut self, plan: &Plan, director: impl FnOnce(&[&str]) -> Result<Found, String>) {
         let usable = surroundings::look(plan, &mut self.findings);
-        network::ask(plan, &usable, self);
+        let mut found = Found::default();
+        let unasked = network::ask(plan, &usable, &mut found);
+        let names: Vec<&str> = unasked.iter().map(|u| u.port.as_str()).collect();
+        let told = if names.is_empty() { Ok(Found::default()) } else { director(&names) };
+        match told {
+            Ok(told) => {
+                found.findings.extend(told.findings);
+                found.notes.extend(told.notes);
+            }
+            Err(instead) => found.notes.extend(
+                unasked
+                    .iter()
+                    .map(|u| format!("port {}: its network is not asked: {}; {instead}", u.port, u.why)),
+            ),
+        }
+        self.findings.extend(found.findings);
+        self.notes.extend(found.notes);
+        self.notes.dedup();
         self.findings.sort();
         self.findings.dedup();
     }

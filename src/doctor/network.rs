@@ -7,12 +7,14 @@ use std::sync::Arc;
 use super::servers::server;
 use super::station::Station;
 use super::surroundings::interface;
-use super::{Examination, Finding};
+use super::targets::Target;
+use super::wire::Socket;
+use super::{Finding, Found, Unasked};
 use crate::addr::{Cidr, Mac};
 use crate::config::Plan;
 use crate::engine::PortId;
 use crate::explain::offline;
-use crate::host::{Host, Route};
+use crate::host::{Host, NetPlan, Route};
 use crate::io::sys::netlink::Netlink;
 use crate::svc::{DestSpec, ServiceSpec};
 use crate::time::Mono;
@@ -21,77 +23,90 @@ use crate::time::Mono;
 const MOST: usize = 64;
 /// What is known of a real server.
 pub(super) struct Real<'p> {
-    pub service: &'p ServiceSpec,
     pub spec: &'p DestSpec,
     pub route: Route,
+    /// What a client would ask of it.
+    pub target: Target,
 }
 
-/// Asks; `usable` says which ports have a wire.
-pub fn ask(plan: &Plan, usable: &[bool], told: &mut Examination) {
-    let mut stations = stations(plan, usable, told);
+/// The places from which networks are asked, by port.
+pub type Stations = BTreeMap<PortId, Station>;
+
+/// Asks by raw sockets; `usable` says which ports have a wire. Gives the ports that cannot be asked so.
+pub fn ask(plan: &Plan, usable: &[bool], found: &mut Found) -> Vec<Unasked> {
+    let (stations, unasked) = stations(plan, usable, found);
+    if let Ok(net) = offline::network(plan) {
+        ask_from(plan, Arc::new(net), stations, || true, found);
+    }
+    unasked
+}
+
+/// Asks from these places, while `going_on`.
+pub fn ask_from(
+    plan: &Plan,
+    net: Arc<NetPlan>,
+    mut stations: Stations,
+    going_on: impl Fn() -> bool,
+    found: &mut Found,
+) {
     if stations.is_empty() {
         return;
     }
-    let Ok(net) = offline::network(plan) else { return };
-    let host = Host::new(Mono::ZERO, Arc::new(net), 0);
-    let reals = reals(plan, &host, told);
-    let macs = neighbors(plan, &host, &reals, &mut stations, told);
-    ourselves(plan, &mut stations, &reals, &macs, told);
-    for real in &reals {
+    let host = Host::new(Mono::ZERO, net, 0);
+    let reals = reals(plan, &host, &stations, found);
+    let macs = neighbors(plan, &host, &reals, &mut stations, found);
+    ourselves(plan, &mut stations, &reals, &macs, found);
+    for real in reals.iter().take_while(|_| going_on()) {
         if let (Some(station), Some(mac)) =
             (stations.get_mut(&real.route.port), macs.get(&(real.route.port, real.route.next_hop)))
         {
-            server(plan, real, station, *mac, told);
+            server(plan, real, station, *mac, found);
         }
     }
 }
 
-fn stations(plan: &Plan, usable: &[bool], told: &mut Examination) -> BTreeMap<PortId, Station> {
-    let mut stations = BTreeMap::new();
+fn stations(plan: &Plan, usable: &[bool], found: &mut Found) -> (Stations, Vec<Unasked>) {
+    let (mut stations, mut unasked) = (Stations::new(), Vec::new());
     let links = Netlink::open().and_then(|mut n| n.links()).unwrap_or_default();
     for (i, (setup, usable)) in plan.ports.iter().zip(usable).enumerate() {
+        let mut leave = |why: String| unasked.push(Unasked { port: setup.name.clone(), why });
         let Some(name) = interface(setup) else {
-            let device = setup.device.kind();
-            told.notes.push(format!(
-                "port {}: its network is not asked, because it is behind a {device} device",
-                setup.name
-            ));
+            leave(format!("it is behind a {} device", setup.device.kind()));
             continue;
         };
         if !usable {
             continue;
         }
         if links.iter().any(|l| l.name == name && l.xdp) {
-            told.notes.push(format!(
-                "port {}: its network is not asked: an XDP program on {name} takes the answers; stop the director \
-                 to have it asked (`softlvs doctor --config FILE`)",
-                setup.name
-            ));
+            leave(format!("an XDP program on {name} takes the answers"));
             continue;
         }
-        let own = setup.addresses.iter().map(|c| c.addr).collect();
-        match Station::open(name, setup.mac, own) {
-            Ok(station) => drop(stations.insert(PortId(i as u16), station)),
+        match Socket::open(name, setup.mac) {
+            Ok(socket) => {
+                let own = setup.addresses.iter().map(|c| c.addr).collect();
+                stations.insert(PortId(i as u16), Station::new(Box::new(socket), own));
+            }
             Err(e) => {
                 let help = e.help.clone().unwrap_or_default();
-                told.notes.push(format!("port {}: its network is not asked: {e}; {help}", setup.name));
+                found.notes.push(format!("port {}: its network is not asked: {e}; {help}", setup.name));
             }
         }
     }
-    stations
+    (stations, unasked)
 }
 
-fn reals<'p>(plan: &'p Plan, host: &Host, told: &mut Examination) -> Vec<Real<'p>> {
+fn reals<'p>(plan: &'p Plan, host: &Host, stations: &Stations, found: &mut Found) -> Vec<Real<'p>> {
     let all = plan.services.iter().flat_map(|(service, reals)| reals.iter().map(move |r| (service, r)));
-    let count = all.clone().count();
-    if count > MOST {
-        told.notes.push(format!("only the first {MOST} of {count} real servers are asked"));
-    }
     let real = |(service, spec): (&'p ServiceSpec, &'p DestSpec)| {
-        let route = host.route(spec.ip).filter(|r| !r.unreachable)?;
-        Some(Real { service, spec, route })
+        let route = host.route(spec.ip).filter(|r| !r.unreachable && stations.contains_key(&r.port))?;
+        Some(Real { spec, route, target: Target::of(plan, service) })
     };
-    all.take(MOST).filter_map(real).filter(|r| !r.spec.ip.is_loopback()).collect()
+    let mut all: Vec<Real<'p>> = all.filter_map(real).filter(|r| !r.spec.ip.is_loopback()).collect();
+    if all.len() > MOST {
+        found.notes.push(format!("only the first {MOST} of {} real servers are asked", all.len()));
+        all.truncate(MOST);
+    }
+    all
 }
 
 /// The director's address on a port from which `to` is asked: one of its network, else one of its family.
@@ -106,8 +121,8 @@ fn neighbors(
     plan: &Plan,
     host: &Host,
     reals: &[Real<'_>],
-    stations: &mut BTreeMap<PortId, Station>,
-    told: &mut Examination,
+    stations: &mut Stations,
+    found: &mut Found,
 ) -> BTreeMap<(PortId, IpAddr), Mac> {
     let mut hops: BTreeSet<(PortId, IpAddr)> =
         reals.iter().map(|r| (r.route.port, r.route.next_hop)).collect();
@@ -121,13 +136,17 @@ fn neighbors(
     for (port, hop) in hops {
         let (Some(station), Some(dip)) = (stations.get_mut(&port), dip(plan, port, hop)) else { continue };
         let setup = &plan.ports[usize::from(port.0)];
-        let found = station.who_has(hop, Some(dip));
-        let name = interface(setup).unwrap_or_default();
+        if station.bare() {
+            macs.insert((port, hop), Mac::default());
+            continue;
+        }
+        let heard = station.who_has(hop, Some(dip));
+        let name = setup.device.name();
         let is_real = reals.iter().any(|r| r.spec.ip == hop);
         let what = if is_real { format!("real server {hop}") } else { format!("gateway {hop}") };
         let fixed = setup.neighbors.iter().find(|(ip, _)| *ip == hop).map(|(_, mac)| *mac);
-        match (found.first(), fixed) {
-            (None, None) => told.findings.push(Finding::new(
+        match (heard.first(), fixed) {
+            (None, None) => found.findings.push(Finding::new(
                 "neighbour_silent",
                 what,
                 format!("does not answer {} on {name}", question(hop)),
@@ -136,7 +155,7 @@ fn neighbors(
                     length(setup.addresses.as_slice(), hop)
                 ),
             )),
-            (Some(heard), Some(fixed)) if *heard != fixed => told.findings.push(Finding::new(
+            (Some(heard), Some(fixed)) if *heard != fixed => found.findings.push(Finding::new(
                 "neighbour_other_mac",
                 what,
                 format!("says it is at {heard}, the configuration says {fixed}"),
@@ -144,8 +163,8 @@ fn neighbors(
             )),
             _ => {}
         }
-        if let [first, second, ..] = found[..] {
-            told.findings.push(Finding::new(
+        if let [first, second, ..] = heard[..] {
+            found.findings.push(Finding::new(
                 "duplicate_address",
                 hop,
                 format!("two stations on {name} say they have it: {first} and {second}"),
@@ -155,7 +174,7 @@ fn neighbors(
                 ),
             ));
         }
-        if let Some(mac) = found.first().copied().or(fixed) {
+        if let Some(mac) = heard.first().copied().or(fixed) {
             macs.insert((port, hop), mac);
         }
     }
@@ -175,21 +194,25 @@ fn length(networks: &[Cidr], ip: IpAddr) -> u8 {
 /// Does anybody else say that he has an address of ours?
 fn ourselves(
     plan: &Plan,
-    stations: &mut BTreeMap<PortId, Station>,
+    stations: &mut Stations,
     reals: &[Real<'_>],
     macs: &BTreeMap<(PortId, IpAddr), Mac>,
-    told: &mut Examination,
+    found: &mut Found,
 ) {
     let vips: BTreeSet<IpAddr> = plan.vips().collect();
-    for (port, station) in stations {
+    // what marks stand for may be somebody's whose traffic passes by, but no real server's
+    let marked: BTreeSet<IpAddr> = reals.iter().filter_map(|r| r.target.vip).collect();
+    for (port, station) in stations.iter_mut().filter(|(_, station)| !station.bare()) {
         let setup = &plan.ports[usize::from(port.0)];
-        let name = interface(setup).unwrap_or_default();
+        let name = setup.device.name();
         let dips: Vec<IpAddr> = setup.addresses.iter().map(|c| c.addr).collect();
-        for ip in vips.iter().chain(&dips) {
+        for ip in vips.union(&marked).chain(&dips) {
             for mac in station.who_has(*ip, None).into_iter().filter(|m| *m != station.mac) {
                 let owner = reals.iter().find(|r| macs.get(&(*port, r.spec.ip)) == Some(&mac));
-                told.findings.push(match owner {
-                    Some(real) if vips.contains(ip) => announced(*ip, real.spec.ip),
+                let virtual_address = vips.contains(ip) || marked.contains(ip);
+                found.findings.push(match owner {
+                    Some(real) if virtual_address => announced(*ip, real.spec.ip),
+                    _ if marked.contains(ip) && !vips.contains(ip) => continue,
                     _ => Finding::new(
                         "duplicate_address",
                         ip,

@@ -6,7 +6,7 @@ use etherparse::{IpNumber, PacketBuilder, TcpHeader};
 
 use crate::addr::Mac;
 use crate::svc::Tunnel;
-use crate::wire::{eth, number};
+use crate::wire::{eth, number, sctp};
 
 /// What is inside an IP header.
 pub enum Part<'a> {
@@ -49,6 +49,24 @@ pub fn packet(src: IpAddr, dst: IpAddr, part: Part<'_>) -> Option<Vec<u8>> {
     }
     .ok()?;
     Some(out)
+}
+
+/// The packet with which an SCTP association begins (RFC 9260 section 3.3.2).
+pub fn first_chunk(from: u16, to: u16) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    out.extend(from.to_be_bytes());
+    out.extend(to.to_be_bytes());
+    // no tag yet, and the checksum
+    out.extend([0; 8]);
+    // INIT of 20 bytes: tag, receive window, one stream each way, first TSN
+    out.extend([1, 0, 0, 20]);
+    out.extend([0x50, 0x17, 0x1b, 0x5a]);
+    out.extend(65_536u32.to_be_bytes());
+    out.extend([0, 1, 0, 1]);
+    out.extend([0, 0, 0, 1]);
+    // it is longer than the common header
+    let _ = sctp::fill(&mut out);
+    out
 }
 
 /// The packet inside its tunnel; `source` is the port from which GUE comes.
@@ -102,6 +120,7 @@ mod tests {
                 Part::Udp(1, 2, b""),
                 Part::Echo(1, 2, b"x"),
                 Part::Raw(47, b"y"),
+                Part::Raw(number::SCTP, &first_chunk(1022, 80)),
             ] {
                 let inner = packet(ip(src), ip(dst), part).unwrap();
                 let Ok(Parsed::Ip(meta)) = parse(&frame(Mac([2; 6]), Mac([4; 6]), &inner), Link::Ethernet)
@@ -126,6 +145,7 @@ mod tests {
                 }
             }
         }
+        assert!(sctp::checksum_ok(&first_chunk(1022, 80)));
         assert!(packet(ip("192.0.2.1"), ip("2001:db8::1"), Part::Raw(4, b"")).is_none());
     }
 }

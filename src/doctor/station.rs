@@ -1,30 +1,26 @@
 //! The director's place on a wire, from which questions are asked: its MAC, its addresses.
 
-use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use etherparse::TcpHeader;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::packets::{Part, Through, frame, packet, through};
+use super::packets::{Part, Through, first_chunk, frame, packet, through};
+use super::wire::Wire;
 use crate::addr::Mac;
-use crate::buf::{HEADROOM, PacketBuf};
 use crate::engine::DropReason;
-use crate::io::packet::PacketConfig;
-use crate::io::{Burst, MacChoice, OffloadMode, OpenError, PacketPort, Port as _, SendReport, Slots};
+use crate::engine::checks::DOCTOR_PORTS;
 use crate::time::Mono;
 use crate::wire::arp::{Arp, Operation};
 use crate::wire::ndp::{Ndp, solicited_node};
-use crate::wire::{Link, Meta, Parsed, icmp, ipv6, number, parse, tcp};
+use crate::wire::{Link, Meta, Parsed, icmp, ipv6, number, parse, sctp, tcp};
 use crate::worker::clock;
 
 /// How long an answer is waited for, and how often a question is asked.
 const PATIENCE: Duration = Duration::from_millis(400);
 const TRIES: usize = 2;
-/// Port from which connections are tried.
-const FROM: u16 = 61_013;
+/// Port from which is asked, and the next for a second try: no connection of the director has them.
+const FROM: u16 = *DOCTOR_PORTS.start();
 
 /// What became of the first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +37,9 @@ pub enum Knock {
     Silent,
 }
 
-/// A raw socket on an interface with the MAC that the director has there.
+/// The director's place on a wire.
 pub struct Station {
-    port: PacketPort,
-    slots: Slots,
+    wire: Box<dyn Wire>,
     /// The director's MAC.
     pub mac: Mac,
     /// Addresses that are answered for.
@@ -54,16 +49,19 @@ pub struct Station {
 }
 
 impl Station {
-    /// Opens the wire.
-    ///
-    /// # Errors
-    /// As [`PacketPort::open`].
-    pub fn open(interface: &str, mac: MacChoice, own: Vec<IpAddr>) -> Result<Station, OpenError> {
-        let interface = interface.to_owned();
-        let config = PacketConfig { interface, mac, offload: OffloadMode::Off, ..PacketConfig::default() };
-        let port = PacketPort::open(&config)?;
-        let mac = port.info().mac.unwrap_or_default();
-        Ok(Station { port, slots: Slots::for_burst(), mac, own, asked: Vec::new() })
+    /// Takes the place, with these addresses.
+    pub fn new(wire: Box<dyn Wire>, own: Vec<IpAddr>) -> Station {
+        Station { mac: wire.mac(), wire, own, asked: Vec::new() }
+    }
+
+    /// Packets are bare here: nobody has a MAC.
+    pub fn bare(&self) -> bool {
+        self.wire.bare()
+    }
+
+    /// It would hear what is sent to an address that is nobody's.
+    pub fn hears_all(&self) -> bool {
+        self.wire.hears_all() && !self.wire.bare()
     }
 
     /// Answers for one more address.
@@ -200,6 +198,29 @@ impl Station {
         Knock::Silent
     }
 
+    /// Sends the first chunk of an association. Nothing has to be taken back: who answers keeps no state yet.
+    pub fn associate(&mut self, to: Mac, src: IpAddr, dst: (IpAddr, u16), tunnel: Option<Through>) -> Knock {
+        let first = packet(src, dst.0, Part::Raw(number::SCTP, &first_chunk(FROM, dst.1)));
+        let Some(question) = self.wrapped(to, first, tunnel) else { return Knock::Silent };
+        for _ in 0..TRIES {
+            self.send(&question);
+            let heard = self.hear(PATIENCE, |frame, parsed| {
+                let meta = ip(parsed)?;
+                let answer = meta.proto == number::SCTP && meta.sport == dst.1 && meta.dport == FROM;
+                if answer && meta.src(frame) == dst.0 {
+                    const INIT_ACK: u8 = 2;
+                    let chunk = frame.get(meta.l4 as usize + sctp::LEN)?;
+                    return Some(if *chunk == INIT_ACK { Knock::Open } else { Knock::Closed });
+                }
+                refusal(frame, &meta, dst.0, tunnel)
+            });
+            if let Some(heard) = heard {
+                return heard;
+            }
+        }
+        Knock::Silent
+    }
+
     /// The first segment of a connection, or the reset that takes it back.
     fn segment(
         &self,
@@ -224,11 +245,7 @@ impl Station {
     }
 
     fn send(&mut self, frame: &[u8]) {
-        let mut mem = vec![0; HEADROOM + frame.len() + 64];
-        let mut pkt = PacketBuf::empty(&mut mem, HEADROOM);
-        pkt.fill(frame);
-        // what is not sent is not answered, and that is what is told
-        let _ = self.port.send_burst(&mut [&mut pkt], &mut SendReport::default());
+        self.wire.send(frame);
     }
 
     /// Listens until `wanted` has heard what it wants. Meanwhile questions for our addresses are answered.
@@ -239,14 +256,8 @@ impl Station {
     ) -> Option<R> {
         let until = Mono(clock::now().0 + patience.as_nanos() as u64);
         loop {
-            let mut frames: Vec<Vec<u8>> = Vec::new();
-            {
-                let mut slots = self.slots.iter();
-                let mut burst = Burst::new();
-                // a device that broke is silent
-                let _ = self.port.recv_burst(&mut slots, &mut burst);
-                frames.extend(burst.iter().map(|p| p.bytes().to_vec()));
-            }
+            let left = until.since(clock::now());
+            let frames = self.wire.receive(Duration::from_nanos(left.0))?;
             for frame in &frames {
                 let parsed = parse(frame, Link::Ethernet);
                 self.answer(frame, parsed);
@@ -254,21 +265,8 @@ impl Station {
                     return Some(found);
                 }
             }
-            let left = until.since(clock::now());
-            if left.0 == 0 {
+            if until.since(clock::now()).0 == 0 {
                 return None;
-            }
-            if frames.is_empty() {
-                let ms = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
-                let fd = self.port.fd()?;
-                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-                match poll(&mut fds, PollTimeout::from(ms)) {
-                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                    Err(e) => {
-                        tracing::debug!("poll: {}", io::Error::from(e));
-                        return None;
-                    }
-                }
             }
         }
     }
@@ -352,7 +350,13 @@ fn refusal(frame: &[u8], meta: &Meta, asked: IpAddr, tunnel: Option<Through>) ->
     }
     let [kind, code] = *frame.get(meta.l4 as usize..)?.first_chunk()?;
     match (meta.proto, kind, code) {
-        (number::ICMP, icmp::v4::UNREACHABLE, 2) => Some(Knock::NoProtocol),
+        // the tunnel's protocol, or what was inside: the address is there then, and nobody listens
+        (number::ICMP, icmp::v4::UNREACHABLE, 2) | (number::ICMPV6, icmp::v6::PARAMETER_PROBLEM, 1) => {
+            Some(match tunnel {
+                Some(t) if from == t.to => Knock::NoProtocol,
+                _ => Knock::Closed,
+            })
+        }
         // the port of the tunnel (GUE), or the one that was asked for
         (number::ICMP, icmp::v4::UNREACHABLE, 3) | (number::ICMPV6, icmp::v6::UNREACHABLE, 4) => {
             Some(match tunnel {
@@ -360,8 +364,6 @@ fn refusal(frame: &[u8], meta: &Meta, asked: IpAddr, tunnel: Option<Through>) ->
                 _ => Knock::Closed,
             })
         }
-        // an unknown next header
-        (number::ICMPV6, icmp::v6::PARAMETER_PROBLEM, 1) => Some(Knock::NoProtocol),
         (number::ICMP, icmp::v4::UNREACHABLE, _) | (number::ICMPV6, icmp::v6::UNREACHABLE, _) => {
             Some(Knock::Unreachable)
         }

@@ -117,6 +117,9 @@ impl Engine {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
+        if self.ear.is_some() {
+            self.overhear(port, burst);
+        }
         if self.watched.is_some() {
             return self.watched_burst(now, port, false, burst, verdicts, out);
         }

@@ -19,6 +19,8 @@ use crate::wire::{Family, Link, Meta, Parsed, be16, number, parse};
 
 /// Ports, and identifications of echo requests, of the director's own checks.
 pub const CHECK_PORTS: RangeInclusive<u16> = 256..=1023;
+/// Those of them from which `softlvs doctor` asks.
+pub const DOCTOR_PORTS: RangeInclusive<u16> = 1022..=1023;
 /// Source port of checks through GUE tunnels.
 const GUE_PORT: u16 = 32_768;
 

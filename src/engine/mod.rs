@@ -18,6 +18,7 @@ pub mod checks;
 pub mod cut;
 mod defense;
 mod deliver;
+mod ear;
 #[cfg(test)]
 mod ending_tests;
 pub mod explain;
@@ -156,6 +157,8 @@ pub struct Engine {
     core: Core,
     /// What is watched, while somebody does.
     watched: Option<Box<explain::Gathered>>,
+    /// Who hears what comes in, while somebody does.
+    ear: Option<ear::Ear>,
 }
 
 /// Everything mutable, apart from the snapshot so that both can be borrowed at once.
@@ -268,7 +271,7 @@ impl Engine {
             trace: None,
         };
         core.configure(now, &snapshot);
-        Ok(Engine { snap: snapshot, core, watched: None })
+        Ok(Engine { snap: snapshot, core, watched: None, ear: None })
     }
     /// Takes another snapshot. Connections whose real server still exists are untouched.
     pub fn on_snapshot(&mut self, now: Mono, snapshot: Arc<Snapshot>) {

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Trouble;
-use crate::engine::checks::{CHECK_PORTS, CheckWay};
+use crate::engine::checks::{CHECK_PORTS, CheckWay, DOCTOR_PORTS};
 use crate::health::{Job, Via};
 use crate::serve::workers::Askers;
 use crate::wire::meta::parse_quoted;
@@ -35,6 +35,9 @@ const WAITING: (usize, usize) = (8192, 64);
 const MTU: usize = 1380;
 /// Bytes on their way to and from a check.
 const BUFFER: usize = 64 * 1024;
+
+/// Last port that is given out.
+const LAST: u16 = *DOCTOR_PORTS.start() - 1;
 
 /// Gives out ports and answers.
 #[derive(Clone)]
@@ -116,9 +119,9 @@ impl Stack {
         };
         let (tell, answers) = mpsc::channel(WAITING.1);
         let mut ports = self.ports();
-        for _ in CHECK_PORTS {
+        for _ in *CHECK_PORTS.start()..=LAST {
             let port = ports.next;
-            ports.next = if port == *CHECK_PORTS.end() { *CHECK_PORTS.start() } else { port + 1 };
+            ports.next = if port == LAST { *CHECK_PORTS.start() } else { port + 1 };
             if let Entry::Vacant(free) = ports.taken.entry(port) {
                 free.insert(tell);
                 drop(ports);

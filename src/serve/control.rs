@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -93,6 +93,7 @@ pub struct Control {
     askers: Askers,
     reloads: Arc<Reloads>,
     health: Arc<OnceLock<Asker>>,
+    examining: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -278,6 +279,10 @@ impl Control {
         // nobody listens: fine
         let _ = self.events.send(event);
     }
+    /// Held by whoever asks the network around: one at a time.
+    pub fn examining(&self) -> &Arc<Semaphore> {
+        &self.examining
+    }
     /// The workers, for what does not change anything.
     pub fn workers(&self) -> &Askers {
         &self.askers
@@ -309,6 +314,7 @@ pub fn control(running: Running, state: State) -> Result<(Control, Task), Failur
         askers,
         reloads: reloads.clone(),
         health: Arc::default(),
+        examining: Arc::new(Semaphore::new(1)),
     };
     Ok((control, Task { running, state, requests, events, generation: 0, reloads }))
 }

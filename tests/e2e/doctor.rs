@@ -33,8 +33,13 @@ impl Clinic {
     }
 
     fn of(layout: Layout, lazy: bool, bare: bool) -> Clinic {
-        let toml = layout.toml(Io::Packet, "rr");
-        let topology = Topology::build(layout, Io::Packet).unwrap();
+        Clinic::at(layout, Io::Packet, lazy, bare)
+    }
+
+    /// With a director that is attached in another way.
+    pub(crate) fn at(layout: Layout, io: Io, lazy: bool, bare: bool) -> Clinic {
+        let toml = layout.toml(io, "rr");
+        let topology = Topology::build(layout, io).unwrap();
         let mut clinic = Clinic { topology, toml, prepared: Vec::new(), listeners: Vec::new() };
         let layout = clinic.topology.layout.clone();
         for (host, _) in layout.servers() {
@@ -65,7 +70,7 @@ impl Clinic {
         let plan = config::check(&self.toml, "softlvs.toml").unwrap_or_else(|all| panic!("{}", all[0]));
         let told = self.ns("director").run(|| {
             let mut told = Examination::default();
-            told.topology(&plan);
+            told.topology(&plan, |_| Err(String::new()));
             Ok::<_, io::Error>(told)
         });
         let told = told.unwrap();
@@ -86,7 +91,7 @@ impl Drop for Clinic {
 }
 
 /// Works on all of them, four at a time: an examination mostly waits for answers.
-fn each<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
+pub(crate) fn each<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -100,7 +105,7 @@ fn each<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
 }
 
 /// Somebody who takes connections and datagrams and does nothing with them.
-fn listen(ns: &NetNs, port: u16) -> (Arc<AtomicBool>, JoinHandle<()>) {
+pub(crate) fn listen(ns: &NetNs, port: u16) -> (Arc<AtomicBool>, JoinHandle<()>) {
     let stop = Arc::new(AtomicBool::new(false));
     let seen = stop.clone();
     let listener = ns.run(|| TcpListener::bind(("::", port))).unwrap();
@@ -128,6 +133,9 @@ in_namespaces! {
             assert_eq!(clinic.examine(), [], "{layout:?}");
             clinic.toml = clinic.toml.replace(UDP.0, UDP.1);
             assert_eq!(clinic.examine(), [], "{layout:?} UDP");
+            let toml = layout.toml(Io::Packet, "rr");
+            clinic.toml = changed(&toml, if layout.ipv6 { MARK6 } else { MARK });
+            assert_eq!(clinic.examine(), [], "{layout:?} by mark");
         });
     }
 }
@@ -178,7 +186,7 @@ in_namespaces! {
 }
 
 in_namespaces! {
-    fn doctor_does_not_blame_a_network_whose_answers_an_xdp_program_takes() {
+    fn doctor_without_the_director_does_not_blame_a_network_whose_answers_its_xdp_program_takes() {
         if !crate::gate::xdp() {
             return;
         }
@@ -188,20 +196,27 @@ in_namespaces! {
         let program = std::path::Path::new(env!("CARGO_BIN_EXE_softlvs"));
         let path = control.path().join("s.sock");
         let mut director = Director::start(clinic.ns("director"), program, &toml, &path).unwrap();
+        let file = control.path().join("softlvs.toml");
+        std::fs::write(&file, &toml).unwrap();
+        while !path.exists() {
+            assert!(director.alive(), "{}", director.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let mut command = Command::new(program);
-        command.args(["doctor", "-o", "json", "--control"]).arg(&path);
+        command.args(["doctor", "-o", "json", "--config"]).arg(&file);
         clinic.ns("director").confine(&mut command).unwrap();
         let out = command.output().unwrap();
         let told: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
         assert_eq!(told["findings"], serde_json::json!([]), "{told}");
-        assert!(told["notes"][0].as_str().unwrap().contains("an XDP program on eth0 takes the answers"), "{told}");
+        let note = told["notes"][0].as_str().unwrap();
+        assert!(note.contains("an XDP program on eth0 takes the answers; the director that runs"), "{note}");
         director.stop(Duration::from_secs(5));
     }
 }
 
 /// What is wrong: its name, the mode, whether rs1 runs no server and is not prepared, what is changed in
 /// the configuration and on which host, and whom the finding is about.
-type Seed = (
+pub(crate) type Seed = (
     &'static str,
     Mode,
     (bool, bool),
@@ -237,7 +252,7 @@ const fn broken_udp(
     (name, mode, WELL, UDP, (host, line), about)
 }
 
-const SEEDS: &[Seed] = &[
+pub(crate) const SEEDS: &[Seed] = &[
     broken("address_in_kernel", Mode::Nat, "director", "ip addr add 192.0.2.10/32 dev eth0", "192.0.2.10"),
     broken("address_in_kernel", Mode::Dr, "director", "ip addr add 192.0.2.2/24 dev eth0", "192.0.2.2"),
     broken("ip_forward", Mode::Nat, "director", "echo 1 > /proc/sys/net/ipv4/ip_forward", "eth0"),
@@ -311,8 +326,8 @@ const SEEDS: &[Seed] = &[
 ];
 
 /// The same for IPv6, and for datagrams.
-const UDP: (&str, &str) = ("protocol = \"tcp\"", "protocol = \"udp\"");
-const SEEDS6: &[Seed] = &[
+pub(crate) const UDP: (&str, &str) = ("protocol = \"tcp\"", "protocol = \"udp\"");
+pub(crate) const SEEDS6: &[Seed] = &[
     (
         "address_in_kernel",
         Mode::Nat,
@@ -392,13 +407,141 @@ const SEEDS6: &[Seed] = &[
     ),
     ("no_tunnel", Mode::Tun, BARE, UDP, KEEP, "real server 2001:db8:2::11"),
 ];
-const UDP4: &[Seed] = &[
+pub(crate) const UDP4: &[Seed] = &[
     ("port_closed", Mode::Nat, LAZY, UDP, KEEP, "real server 10.0.0.11"),
     ("port_closed", Mode::Dr, LAZY, UDP, KEEP, "real server 192.0.2.11"),
     ("port_closed", Mode::Tun, LAZY, UDP, KEEP, "real server 10.0.0.11"),
     broken_udp("gateway_bypasses", Mode::Nat, "rs1", "ip route del default", "real server 10.0.0.11"),
     broken_udp("vip_missing", Mode::Dr, "rs1", "ip addr del 192.0.2.10/32 dev lo", "real server 192.0.2.11"),
     ("no_tunnel", Mode::Tun, BARE, UDP, KEEP, "real server 10.0.0.11"),
+];
+
+/// The same for SCTP, which nobody listens for here, and for services by mark.
+const SCTP: (&str, &str) = ("protocol = \"tcp\"", "protocol = \"sctp\"");
+const MARK: (&str, &str) = (
+    "[[service]]\nname = \"web\"\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\nscheduler = \"rr\"\nports = [\"outside\"]\n",
+    "[[mark]]\nmark = 7\nto = \"192.0.2.10/32\"\nports = \"80\"\nprotocol = \"tcp\"\n[[service]]\nname = \"web\"\nfwmark = 7\n",
+);
+const MARK6: (&str, &str) = (
+    "[[service]]\nname = \"web\"\naddress = \"[2001:db8:1::10]:80\"\nprotocol = \"tcp\"\nscheduler = \"rr\"\nports = [\"outside\"]\n",
+    "[[mark]]\nmark = 7\nto = \"2001:db8:1::10/128\"\nports = \"80\"\nprotocol = \"tcp\"\n[[service]]\nname = \"web\"\nfwmark = 7\nfamily = \"ipv6\"\n",
+);
+
+/// The file with a change; real servers that cannot map ports have none in services by mark.
+pub(crate) fn changed(toml: &str, (was, is): (&str, &str)) -> String {
+    let toml = toml.replace(was, is);
+    if !is.contains("fwmark") {
+        return toml;
+    }
+    let bare = |line: &str| {
+        let at = line.strip_prefix("address = \"").and_then(|l| l.strip_suffix(":80\"")).map(str::to_owned);
+        at.map_or(line.to_owned(), |at| format!("address = \"{}\"", at.trim_matches(['[', ']'])))
+    };
+    toml.lines().map(bare).collect::<Vec<_>>().join("\n")
+}
+
+pub(crate) const OTHERS: &[Seed] = &[
+    ("port_closed", Mode::Nat, WELL, SCTP, KEEP, "real server 10.0.0.11"),
+    ("port_closed", Mode::Dr, WELL, SCTP, KEEP, "real server 192.0.2.11"),
+    ("port_closed", Mode::Tun, WELL, SCTP, KEEP, "real server 10.0.0.11"),
+    ("gateway_bypasses", Mode::Nat, WELL, SCTP, ("rs1", "ip route del default"), "real server 10.0.0.11"),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        SCTP,
+        ("rs1", "ip addr del 192.0.2.10/32 dev lo"),
+        "real server 192.0.2.11",
+    ),
+    ("no_tunnel", Mode::Tun, BARE, SCTP, KEEP, "real server 10.0.0.11"),
+    (
+        "tunnel_swallows",
+        Mode::Tun,
+        WELL,
+        SCTP,
+        ("rs1", "ip addr del 192.0.2.10/32 dev lvstun0"),
+        "real server 10.0.0.11",
+    ),
+    (
+        "arp_ignore",
+        Mode::Dr,
+        WELL,
+        SCTP,
+        ("rs1", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore"),
+        "real server 192.0.2.11",
+    ),
+    ("port_closed", Mode::Nat, LAZY, MARK, KEEP, "real server 10.0.0.11"),
+    ("port_closed", Mode::Dr, LAZY, MARK, KEEP, "real server 192.0.2.11"),
+    ("gateway_bypasses", Mode::Nat, WELL, MARK, ("rs1", "ip route del default"), "real server 10.0.0.11"),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        MARK,
+        ("rs1", "ip addr del 192.0.2.10/32 dev lo"),
+        "real server 192.0.2.11",
+    ),
+    ("no_tunnel", Mode::Tun, BARE, MARK, KEEP, "real server 10.0.0.11"),
+    (
+        "tunnel_swallows",
+        Mode::Tun,
+        WELL,
+        MARK,
+        ("rs1", "ip addr del 192.0.2.10/32 dev lvstun0"),
+        "real server 10.0.0.11",
+    ),
+    (
+        "arp_ignore",
+        Mode::Dr,
+        WELL,
+        MARK,
+        ("rs1", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore"),
+        "real server 192.0.2.11",
+    ),
+    (
+        "arp_announce",
+        Mode::Dr,
+        WELL,
+        MARK,
+        ("rs1", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_announce"),
+        "real server 192.0.2.11",
+    ),
+];
+pub(crate) const OTHERS6: &[Seed] = &[
+    ("port_closed", Mode::Tun, WELL, SCTP, KEEP, "real server 2001:db8:2::11"),
+    (
+        "gateway_bypasses",
+        Mode::Nat,
+        WELL,
+        SCTP,
+        ("rs1", "ip -6 route del default"),
+        "real server 2001:db8:2::11",
+    ),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        SCTP,
+        ("rs1", "ip addr del 2001:db8:1::10/128 dev lo"),
+        "real server 2001:db8:1::11",
+    ),
+    ("no_tunnel", Mode::Tun, BARE, SCTP, KEEP, "real server 2001:db8:2::11"),
+    (
+        "vip_missing",
+        Mode::Dr,
+        WELL,
+        MARK6,
+        ("rs1", "ip addr del 2001:db8:1::10/128 dev lo"),
+        "real server 2001:db8:1::11",
+    ),
+    (
+        "gateway_bypasses",
+        Mode::Nat,
+        WELL,
+        MARK6,
+        ("rs1", "ip -6 route del default"),
+        "real server 2001:db8:2::11",
+    ),
 ];
 
 in_namespaces! {
@@ -410,10 +553,10 @@ in_namespaces! {
             let plan = config::check(&toml, "f").unwrap();
             let told = clinic.ns("director").run(|| {
                 let mut told = Examination::default();
-                told.topology(&plan);
+                told.topology(&plan, |_| Err(String::new()));
                 Ok::<_, io::Error>(told)
             });
-            let names: Vec<&str> = told.unwrap().findings.iter().map(|f| f.name).collect();
+            let names: Vec<String> = told.unwrap().findings.iter().map(|f| f.name.to_string()).collect();
             names.join(" ")
         };
         for kind in ["tap", "tun"] {
@@ -435,11 +578,14 @@ in_namespaces! {
 in_namespaces! {
     fn doctor_names_each_of_the_seeded_misconfigurations_with_its_remedy() {
         let all: Vec<(bool, &Seed)> =
-            SEEDS.iter().chain(UDP4).map(|s| (false, s)).chain(SEEDS6.iter().map(|s| (true, s))).collect();
+            {
+            let four = SEEDS.iter().chain(UDP4).chain(OTHERS).map(|s| (false, s));
+            four.chain(SEEDS6.iter().chain(OTHERS6).map(|s| (true, s))).collect()
+        };
         let wrong = Mutex::new(Vec::new());
         each(&all, |(ipv6, (name, mode, (lazy, bare), (was, is), (host, line), about))| {
             let mut clinic = Clinic::of(Layout::new(*mode, *ipv6, 2, Encapsulation::Ipip), *lazy, *bare);
-            clinic.toml = clinic.toml.replace(was, is);
+            clinic.toml = changed(&clinic.toml, (was, is));
             if *name == "ip_forward" {
                 clinic.toml = clinic.toml.lines().map(|l| if l.starts_with("mac = ") { "mac = \"inherit\"" } else { l }).collect::<Vec<_>>().join("\n");
             }

@@ -28,6 +28,7 @@
 
 mod cell;
 mod doctor;
+mod doctor_through;
 mod explain;
 mod exporters;
 mod ftp;

@@ -160,6 +160,6 @@ impl Engine {
             counters: core.counters,
             trace: Some(Box::new(Trace::new(&wanted.services))),
         };
-        Ok(Engine { snap: Arc::new(snap), core: twin, watched: None })
+        Ok(Engine { snap: Arc::new(snap), core: twin, watched: None, ear: None })
     }
 }

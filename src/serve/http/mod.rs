@@ -7,6 +7,7 @@
 mod answer;
 pub mod change;
 mod connections;
+mod doctor;
 mod events;
 mod explain;
 pub mod guard;

@@ -8,7 +8,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
 use super::answer::{Body, Trouble};
-use super::{Context, change, connections, events, explain, health, metrics, openapi, view};
+use super::{Context, change, connections, doctor, events, explain, health, metrics, openapi, view};
 use crate::serve::entry::Pass;
 
 /// What answers.
@@ -124,6 +124,7 @@ pub fn all() -> Vec<Route> {
         route!(GET "/v1/counters", view::counters, "Counters of packets, drops by reason", public),
         route!(POST "/v1/explain", explain::explain, "Why a packet goes where it goes (a flow or a frame)", takes_body),
         route!(GET "/v1/explain/live", explain::live, "The same of what passes, as a stream of JSON lines" [LIVE]),
+        route!(POST "/v1/doctor", doctor::ask, "What is wrong around ports, found by asking their networks from the director: {\"ports\": [\"outside\"]}, all of them when not said", takes_body),
         route!(GET "/v1/services", view::services, "Services with their real servers", public),
         route!(POST "/v1/services", change::add_service, "Add a service (keys as in [[service]] of the file)", takes_body),
         route!(GET "/v1/services/{kind}/{address}", view::service, "One service", public),
