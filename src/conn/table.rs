@@ -74,11 +74,13 @@ pub mod flag {
     pub const CHILD: u16 = 2048;
     /// One of its keys is steered to another worker.
     pub const FOREIGN: u16 = 8192;
+    /// Packets from the client do not find it: they have port 0, or belong to a younger connection.
+    pub const HIDDEN: u16 = 16384;
 
     // no two share a bit
-    const ALL: [u16; 14] = [
+    const ALL: [u16; 15] = [
         LIVE, INACTIVE, NO_OUTPUT, TWO_KEYS, FULLNAT, BOUND, BYPASS, TUNNEL, CONTROLLED, UNASSURED, HELPED,
-        AWAITED, CHILD, FOREIGN,
+        AWAITED, CHILD, FOREIGN, HIDDEN,
     ];
     const _: () = {
         let (mut i, mut seen) = (0, 0);
@@ -255,6 +257,9 @@ pub struct ConnId {
     pub age: u32,
 }
 
+/// Most connections hidden by others: each that ends looks for one that it hid.
+const MOST_HIDDEN: usize = 1024;
+
 /// The table.
 #[derive(Debug)]
 pub struct Table<A> {
@@ -269,6 +274,8 @@ pub struct Table<A> {
     cursor: u32,
     /// A tuple that was looked for in vain, and its hash: it is most likely opened next.
     missed: (u64, Option<Tuple<A>>),
+    /// Connections hidden by younger ones, the latest last.
+    hidden: Vec<u32>,
     /// In a part ([`Table::part`]): the tuples that were looked for.
     sought: Option<Box<Mutex<Vec<Tuple<A>>>>>,
 }
@@ -295,6 +302,7 @@ impl<A: Addr> Table<A> {
             limit,
             cursor: Tick::of(now).bucket(),
             missed: (0, None),
+            hidden: Vec::new(),
             sought: None,
         })
     }
@@ -461,10 +469,13 @@ impl<A: Addr> Table<A> {
         let client = conn.client_key();
         self.seek(&client);
         let slot = if self.free == NIL { self.slots.len() as u32 } else { self.free };
-        let Some(gap) = self.index.gap(first, |e| self.is_key(e, &client)) else {
-            return Err(OpenError::ClientKeyTaken);
-        };
-        self.index.put(gap, slot << 1);
+        let hidden = conn.flags & flag::HIDDEN != 0;
+        if !hidden {
+            let Some(gap) = self.index.gap(first, |e| self.is_key(e, &client)) else {
+                return Err(OpenError::ClientKeyTaken);
+            };
+            self.index.put(gap, slot << 1);
+        }
         if conn.two_keys() {
             let key = conn.real_key();
             self.seek(&key);
@@ -472,7 +483,9 @@ impl<A: Addr> Table<A> {
             match gap.filter(|_| key != client) {
                 Some(gap) => self.index.put(gap, slot << 1 | 1),
                 None => {
-                    self.index.remove(first, slot << 1);
+                    if !hidden {
+                        self.index.remove(first, slot << 1);
+                    }
                     return Err(OpenError::RealKeyTaken);
                 }
             }
@@ -535,7 +548,14 @@ impl<A: Addr> Table<A> {
     pub fn close(&mut self, slot: u32) -> Conn<A> {
         let conn = self.slots[slot as usize];
         debug_assert!(conn.flags & flag::LIVE != 0);
-        self.remove_key(&conn.client_key(), slot << 1);
+        if conn.flags & flag::HIDDEN == 0 {
+            self.remove_key(&conn.client_key(), slot << 1);
+            if !self.hidden.is_empty() {
+                self.uncover(&conn.client_key());
+            }
+        } else {
+            self.hidden.retain(|h| *h != slot);
+        }
         if conn.two_keys() {
             self.remove_key(&conn.real_key(), slot << 1 | 1);
         }
@@ -547,6 +567,29 @@ impl<A: Addr> Table<A> {
         self.free = slot;
         self.live -= 1;
         conn
+    }
+    /// Hides a connection from its client's packets, for a younger one with the same tuple. False when too
+    /// many are hidden.
+    pub fn hide(&mut self, slot: u32) -> bool {
+        if self.hidden.len() >= MOST_HIDDEN {
+            return false;
+        }
+        let key = self.slots[slot as usize].client_key();
+        self.remove_key(&key, slot << 1);
+        self.slots[slot as usize].flags |= flag::HIDDEN;
+        self.hidden.push(slot);
+        true
+    }
+    /// The youngest connection that was hidden by one with this tuple is found again.
+    #[cold]
+    pub fn uncover(&mut self, tuple: &Tuple<A>) {
+        let Some(at) = self.hidden.iter().rposition(|h| self.slots[*h as usize].client_key() == *tuple)
+        else {
+            return;
+        };
+        let slot = self.hidden.remove(at);
+        self.slots[slot as usize].flags &= !flag::HIDDEN;
+        self.index.insert(self.hash(tuple), slot << 1);
     }
     /// The next connection whose deadline has passed. It still hangs in the table: the caller closes it
     /// or gives it a new deadline with [`Table::touch`], or a respite with [`Table::defer`], and calls again. `budget` counts down with every
@@ -598,8 +641,9 @@ impl<A: Addr> Table<A> {
     pub fn check(&self) -> Result<(), String> {
         let mut keys = 0;
         for (slot, c) in self.iter() {
-            keys += 1 + usize::from(c.two_keys());
-            if self.lookup(&c.client_key()) != Some((slot, Side::Client)) {
+            let hidden = c.flags & flag::HIDDEN != 0;
+            keys += usize::from(!hidden) + usize::from(c.two_keys());
+            if !hidden && self.lookup(&c.client_key()) != Some((slot, Side::Client)) {
                 return Err(format!("slot {slot}: client key does not lead back"));
             }
             if c.two_keys() && self.lookup(&c.real_key()) != Some((slot, Side::Real)) {
@@ -708,6 +752,34 @@ mod tests {
     fn an_ipv4_connection_is_one_cache_line() {
         assert_eq!(size_of::<Conn<u32>>(), 64);
         assert_eq!(size_of::<Conn<u128>>(), 128);
+    }
+
+    #[test]
+    fn the_youngest_of_one_tuple_gets_its_packets_and_the_others_their_servers() {
+        let mut t = table(10);
+        let client = new(1, 1000, 7, NAT, 60).client;
+        let mut slots = Vec::new();
+        for real in [7, 8, 9] {
+            if let Some(older) = slots.last() {
+                assert!(t.hide(*older));
+            }
+            slots.push(t.open(Mono::ZERO, &new(1, 1000, real, NAT, 60)).unwrap());
+            t.check().unwrap();
+        }
+        for slot in &slots {
+            assert_eq!(t.lookup(&t.get(*slot).real_key()), Some((*slot, Side::Real)));
+        }
+        assert_eq!(t.lookup(&client), Some((slots[2], Side::Client)));
+        t.close(slots[1]);
+        t.check().unwrap();
+        t.close(slots[2]);
+        assert_eq!(t.lookup(&client), Some((slots[0], Side::Client)));
+        t.close(slots[0]);
+        t.check().unwrap();
+        let unseen = t.open(Mono::ZERO, &new(1, 0, 7, flag::HIDDEN, 60)).unwrap();
+        t.open(Mono::ZERO, &new(1, 0, 8, flag::HIDDEN, 60)).unwrap();
+        assert_eq!(t.lookup(&t.get(unseen).client_key()), None);
+        t.check().unwrap();
     }
 
     #[test]

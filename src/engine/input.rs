@@ -159,6 +159,13 @@ impl Core {
         if !snap.services.is_empty() && icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
             return self.related::<A>(snap, at, meta, pkt, ours, out);
         }
+        if snap.engines
+            && !ours
+            && proto == Some(Proto::Udp)
+            && let Some(verdict) = self.begun_by_server::<A>(snap, at, meta, pkt, out)
+        {
+            return verdict;
+        }
         let marked = proto.map(|p| (p, snap.mark_of(Some(p), dst, meta.dport)));
         if snap.sysctl.nat_icmp_send
             && let Some((proto, mark)) = marked

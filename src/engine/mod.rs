@@ -12,6 +12,7 @@
 //! [`deliver`] is the one place where a packet towards a real server is rewritten and leaves.
 #![forbid(unsafe_code)]
 
+mod begun;
 mod burst;
 mod bypass;
 pub mod checks;

@@ -23,10 +23,10 @@ use crate::time::Mono;
 use crate::wire::Meta;
 
 /// A template, held, and where it sends the connection.
-struct Tied {
-    template: Arc<Template>,
-    dest: Arc<Dest>,
-    rport: u16,
+pub(super) struct Tied {
+    pub template: Arc<Template>,
+    pub dest: Arc<Dest>,
+    pub rport: u16,
 }
 
 impl Core {
@@ -129,7 +129,7 @@ impl Core {
     }
 
     /// Opens the connection where it is tied to. There is no other server it could go to instead.
-    fn open_tied<A: IpFamily>(
+    pub(super) fn open_tied<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
         at: Arrival,
@@ -158,7 +158,7 @@ impl Core {
 
     /// The client's template, held, if its server can still be used. One that cannot is retired (kernel:
     /// `ip_vs_check_template`). A full server is no reason, neither is weight 0 unless the switch says so.
-    fn known(&self, snap: &Snapshot, key: &TemplateKey) -> Option<Arc<Template>> {
+    pub(super) fn known(&self, snap: &Snapshot, key: &TemplateKey) -> Option<Arc<Template>> {
         let template = snap.templates.hold(key)?;
         let quiesced = |weight: u32| snap.sysctl.expire_quiescent_template && weight == 0;
         if snap
@@ -271,7 +271,7 @@ fn ties_port(key: &ServiceKey, dport: u16) -> bool {
 }
 
 /// What the service's persistence engine finds in a packet.
-fn engine_data(
+pub(super) fn engine_data(
     engine: Option<PersistenceEngine>,
     meta: &Meta,
     pkt: &PacketBuf<'_>,
@@ -289,7 +289,7 @@ fn engine_data(
 }
 
 /// What the client is known by: its network, and the service's address and port, or its mark.
-fn template_key<A: IpFamily>(
+pub(super) fn template_key<A: IpFamily>(
     spec: &ServiceSpec,
     persistence: Persistence,
     tuple: &Tuple<A>,

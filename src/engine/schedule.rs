@@ -394,11 +394,13 @@ pub(super) fn new_conn<A: IpFamily>(
         Forward::Tun(_) => (A::from_ip(dest.spec.ip).unwrap_or_default(), flag::TUNNEL | flag::NO_OUTPUT),
     };
     let state = State::initial(proto);
+    // the kernel takes client port 0 for one that is not known yet, and never finds the connection
+    let unseen = if tuple.sport == 0 { flag::HIDDEN } else { 0 };
     Ok(NewConn {
         client: *tuple,
         real: (real, rport),
         local: None,
-        flags: flags | flag::BOUND | flag::INACTIVE | ftp::marks(snap, tuple, flags),
+        flags: flags | flag::BOUND | flag::INACTIVE | unseen | ftp::marks(snap, tuple, flags),
         dest: dest.id,
         state,
         timeout: timeout(snap, dest, state),

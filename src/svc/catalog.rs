@@ -93,6 +93,7 @@ struct Last {
     by_key: Arc<ByKey>,
     vips: Arc<Vec<NamedVip>>,
     owned: Arc<Vips>,
+    engines: bool,
     /// Snapshots that somebody may still hold: workers must not be the ones who free a hundred thousand
     /// servers, so each is kept until it is nobody else's.
     published: Vec<Arc<Snapshot>>,
@@ -375,6 +376,7 @@ impl Catalog {
             vips: self.last.vips.clone(),
             owned: self.last.owned.clone(),
             reals: self.reals.clone(),
+            engines: self.last.engines,
         });
         self.last.published.retain(|s| Arc::strong_count(s) > 1);
         self.last.published.push(snapshot.clone());
@@ -389,6 +391,7 @@ impl Catalog {
         }
         let keys = self.services.iter().enumerate().map(|(i, s)| (s.spec.key, i as u32));
         self.last.by_key = Arc::new(keys.collect());
+        self.last.engines = self.services.iter().any(|s| s.spec.engine.is_some());
         let vips = self.vips();
         if vips != *self.last.vips || !same_net {
             let before: HashMap<&IpAddr, &Option<Vec<String>>> =

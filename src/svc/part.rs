@@ -28,6 +28,7 @@ impl Snapshot {
             vips: Arc::default(),
             owned: self.owned.clone(),
             reals: self.reals.clone(),
+            engines: self.engines,
         };
         for service in part.services.iter_mut().filter(|s| services.contains(&s.id)) {
             let copy = detached(service);

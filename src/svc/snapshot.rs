@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub owned: Arc<Vips>,
     /// Addresses of real servers whose replies pass here, with how many have each.
     pub reals: Arc<HashMap<IpAddr, u32>>,
+    /// A service has a persistence engine.
+    pub engines: bool,
 }
 
 impl Snapshot {

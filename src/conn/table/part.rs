@@ -22,13 +22,17 @@ impl<A: Addr> Table<A> {
         for conn in slots.iter().filter_map(|old| self.live(*old)).copied() {
             part.slots.push(Conn { prev: NIL, next: NIL, ..conn });
             let slot = part.slots.len() as u32 - 1;
-            part.index.insert(part.hash(&conn.client_key()), slot << 1);
+            if conn.flags & flag::HIDDEN == 0 {
+                part.index.insert(part.hash(&conn.client_key()), slot << 1);
+            }
             if conn.flags & flag::TWO_KEYS != 0 {
                 part.index.insert(part.hash(&conn.real_key()), slot << 1 | 1);
             }
             part.link(slot);
             part.live += 1;
         }
+        let place = |h: &u32| slots.iter().position(|old| old == h).map(|at| at as u32);
+        part.hidden = self.hidden.iter().filter_map(place).collect();
         part.limit = (self.limit - self.live).saturating_add(part.live).min(limit);
         part.sought = Some(Box::new(Mutex::default()));
         Ok(part)
