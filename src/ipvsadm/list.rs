@@ -229,7 +229,11 @@ fn write_rules(services: &[Arc<Service>], names: Option<&Names>, own: bool) -> S
                 };
                 format!("{option} {}", endpoint(*ip, *port, Some(*proto), names))
             }
-            ServiceKey::Mark { mark, v6 } => format!("-f {}{}", *mark as i32, if *v6 { " -6" } else { "" }),
+            ServiceKey::Mark { mark, v6 } => {
+                // ipvsadm writes it as a signed number, which cannot be read back either
+                let mark = if own { i64::from(*mark) } else { i64::from(*mark as i32) };
+                format!("-f {mark}{}", if *v6 { " -6" } else { "" })
+            }
         };
         // writing to a String cannot fail
         let _ = write!(out, "-A {service} -s {}", spec.scheduler.name());

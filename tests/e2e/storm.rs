@@ -2,6 +2,16 @@
 //! file now and then, while new connections come and long ones go on. Nobody notices.
 //!
 //! `SOFTLVS_STORM` is the seconds it lasts: 10 when it is not set, 60 for 1,000 reloads.
+//!
+//! Each new connection comes from another address and port, unless `SOFTLVS_STORM_TUPLES` says how many there are.
+//! Then clients send resets on a loaded machine, and nothing can be done about it: a client's FIN is answered so late
+//! that it is sent again, the real server (in TIME_WAIT) acknowledges it again, and this second acknowledgment
+//! meets a client whose port is in SYN_SENT for the next connection, which answers it by a reset as RFC 9293
+//! 3.10.7.3 wants. Captured at the client and at every real server, 26,391 connections over 4,000 tuples with twice
+//! the load that two processors can do: 2,879 resets, each from the client, each with the number that such an
+//! acknowledgment had; none from a real server, none from the director. 120,012 over 12,000 on a machine that keeps
+//! up: 183 from clients, no others. No connection failed or was reset once established: the real server drops that
+//! reset, as it is out of its window, and in the director it leaves SYN_RECV alone, as in the kernel's table.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -152,6 +162,11 @@ async fn patient<T>(
     None
 }
 
+/// How many addresses with port there are for new connections, when that is said.
+fn tuples() -> Option<usize> {
+    std::env::var("SOFTLVS_STORM_TUPLES").ok().map(|n| n.parse().unwrap())
+}
+
 /// Another address and port for each connection: the director has seen none of them before.
 fn nth(clients: &[IpAddr], first: u16, i: usize) -> SocketAddr {
     SocketAddr::new(clients[i % clients.len()], first + (i / clients.len()) as u16)
@@ -170,6 +185,7 @@ async fn load(clients: Vec<IpAddr>, to: SocketAddr, lasts: Duration) -> Told {
             patient(long(from, to, i, end, told.clone()), "long connection", &told).await;
         }));
     }
+    let tuples = tuples().unwrap_or(usize::MAX);
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     let mut made = 0;
     while Instant::now() < end {
@@ -178,7 +194,8 @@ async fn load(clients: Vec<IpAddr>, to: SocketAddr, lasts: Duration) -> Told {
         // a machine that is late catches up, but not with more descriptors than there are
         while made < due && open.get() < AT_ONCE {
             made += 1;
-            let (from, told, open) = (nth(&clients, 10_000, made as usize), told.clone(), open.clone());
+            let (from, told, open) =
+                (nth(&clients, 10_000, made as usize % tuples), told.clone(), open.clone());
             told.borrow_mut().asked += 1;
             open.set(open.get() + 1);
             tokio::task::spawn_local(async move {
@@ -187,7 +204,12 @@ async fn load(clients: Vec<IpAddr>, to: SocketAddr, lasts: Duration) -> Told {
                     let out = tokio::time::timeout(PATIENCE, short(from, to)).await;
                     out.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
                 };
-                if let Some(server) = patient(work, "new connection", &told).await {
+                let done = work.await;
+                let busy = |e: &std::io::Error| e.kind() == std::io::ErrorKind::AddrInUse;
+                if tuples < usize::MAX && done.as_ref().is_err_and(busy) {
+                    // the last connection of this tuple is not over yet
+                    told.borrow_mut().asked -= 1;
+                } else if let Some(server) = patient(async { done }, "new connection", &told).await {
                     let mut told = told.borrow_mut();
                     told.answered += 1;
                     told.shares[usize::from(server)] += 1;
@@ -400,6 +422,16 @@ fn storm(io: Io) {
     let to = SocketAddr::new(topology.layout.vip, topology.layout.vport);
     let clients = topology.layout.clients()[1..].to_vec();
     let before = tcp_counters(&client);
+    let servers: Vec<_> = topology.layout.servers().map(|(host, _)| host.name.clone()).collect();
+    let server_resets = || -> u64 {
+        servers.iter().map(|name| tcp_counters(&topology.node(name).unwrap().ns)["OutRsts"]).sum()
+    };
+    let own_resets = || -> u64 {
+        let answer = director.get("/v1/counters");
+        let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        body["host"]["resets"].as_u64().unwrap()
+    };
+    let resets_before = (server_resets(), own_resets());
     let (mut signals, mut refusals) = (0, 0);
     // each way once before anything is counted
     (0..4).for_each(|n| director.reload(n, &mut signals));
@@ -442,10 +474,13 @@ fn storm(io: Io) {
     );
     assert_eq!(told.failed, HashMap::new());
     assert_eq!(told.asked, told.answered);
-    assert!(told.asked >= u64::from(RATE) * seconds * 9 / 10, "{} new connections only", told.asked);
+    // tuples that are not free yet are left out
+    let least = if tuples().is_some() { 1 } else { u64::from(RATE) * seconds * 9 / 10 };
+    assert!(told.asked >= least, "{} new connections only", told.asked);
     assert!(told.long_questions >= LONG as u64 * seconds / 4, "{} questions", told.long_questions);
     // the closed port before the storm is the only one that refused
     assert_eq!((counted("AttemptFails"), counted("EstabResets")), (0, 0), "failed and reset connections");
+    assert_eq!((server_resets(), own_resets()), resets_before, "resets of servers and of the director");
     // requests of reloads may be under way at the moment of the count
     assert!(most <= descriptors + 3, "{descriptors} descriptors, then {most}");
     // entries are touched for the first time: 128 bytes a connection

@@ -114,7 +114,12 @@ fn flags_of_every_scheduler_survive_saving_and_restoring() {
     let of = |c: &Catalog| c.services().iter().map(|s| (s.spec.flags, s.spec.flag3)).collect::<Vec<_>>();
     assert_eq!(of(&again), of(&c));
     // what ipvsadm's own lines lose or cannot say, ours keep
-    let c = catalog(&["-A -t 10.1.0.100:4 -s sh -b flag-3", "-A -t 10.1.0.100:5 -s mh -b flag-1,flag-3"]);
+    let lines = [
+        "-A -f 4294967295 -s dh",
+        "-A -t 10.1.0.100:4 -s sh -b flag-3",
+        "-A -t 10.1.0.100:5 -s mh -b flag-1,flag-3",
+    ];
+    let c = catalog(&lines);
     assert!(
         rules(c.services(), None).contains("-s sh -b \n")
             && rules(c.services(), None).contains("-b mh-fallback\n")

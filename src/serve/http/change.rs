@@ -35,6 +35,7 @@ pub async fn put_service(context: Context, call: Call) -> Answer {
     let state = context.control.look().await?;
     let key = key(&call)?;
     let mut body = object(&call)?;
+    agrees(&body, &key)?;
     put_key(&mut body, &key);
     let with_reals = body.get("real").is_some();
     let (spec, reals) = service_body(&state, body)?;
@@ -102,6 +103,11 @@ pub async fn put_real(context: Context, call: Call) -> Answer {
     let word = call.path.get(2).map_or("", String::as_str);
     let (ip, port) = real_of(&key, word)?;
     let mut body = object(&call)?;
+    if let Some(said) = body.get("address")
+        && said.as_str().is_none_or(|said| real_of(&key, said).ok() != Some((ip, port)))
+    {
+        return Err(disagreement("address", said, word));
+    }
     body["address"] = json!(std::net::SocketAddr::new(ip, port).to_string());
     let real = real_body(&state, &key, body)?;
     let old = state.overlays.beneath(find(&state, &key)?);
@@ -198,8 +204,8 @@ pub async fn config(context: Context, call: Call) -> Answer {
 pub async fn ipvsadm(context: Context, call: Call) -> Answer {
     let body = object(&call)?;
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-    let args = body.get("args").and_then(Value::as_array).cloned().unwrap_or_default();
-    let args: Option<Vec<String>> = args.iter().map(|a| a.as_str().map(str::to_owned)).collect();
+    let words = |args: &Value| args.as_array()?.iter().map(|a| a.as_str().map(str::to_owned)).collect();
+    let args: Option<Vec<String>> = body.get("args").map_or(Some(Vec::new()), words);
     let args =
         args.ok_or_else(|| Trouble::bad("`args` is a list of words", "{\"args\": [\"-L\", \"-n\"]}"))?;
     let names = Names::read(&text("hosts"), &text("services"));
@@ -258,6 +264,28 @@ fn put_key(body: &mut Value, key: &ServiceKey) {
     }
 }
 
+/// A body says nothing else of what a service is than the path: it would be overridden in silence.
+fn agrees(body: &Value, key: &ServiceKey) -> Result<(), Trouble> {
+    let mut wanted = json!({});
+    put_key(&mut wanted, key);
+    for (name, wanted) in wanted.as_object().into_iter().flatten() {
+        let Some(said) = body.get(name) else { continue };
+        let address = |v: &Value| v.as_str().and_then(|t| t.parse::<std::net::SocketAddr>().ok());
+        if said != wanted && (address(said).is_none() || address(said) != address(wanted)) {
+            return Err(disagreement(name, said, &id(key)));
+        }
+    }
+    Ok(())
+}
+
+fn disagreement(name: &str, said: &Value, path: &str) -> Trouble {
+    Trouble::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        format!("{name}: the body says {said}, the path {path}"),
+        "leave it out of the body; another one is another resource: add it and delete this one",
+    )
+}
+
 /// A service in JSON, checked by the rules of the file, against the network that runs.
 ///
 /// # Errors
@@ -294,4 +322,41 @@ fn toml_of(value: &Value) -> Result<String, Trouble> {
     toml::to_string(value).map_err(|e| {
         Trouble::bad(format!("the body cannot be a configuration: {e}"), "leave keys out instead of null")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::svc::Proto;
+
+    #[test]
+    fn a_body_that_says_another_service_than_the_path_is_refused() {
+        let status =
+            |body: Value, key: &ServiceKey| agrees(&body, key).map_err(|t| t.into_response().status());
+        let (six, mark) = (
+            ServiceKey::Address { proto: Proto::Udp, ip: "2001:db8::1".parse().unwrap(), port: 53 },
+            ServiceKey::Mark { mark: 7, v6: false },
+        );
+        for body in [
+            json!({}),
+            json!({ "scheduler": "rr" }),
+            json!({ "address": "[2001:db8::1]:53", "protocol": "udp" }),
+            json!({ "address": "[2001:DB8:0::1]:53" }),
+        ] {
+            assert_eq!(status(body.clone(), &six), Ok(()), "{body}");
+        }
+        for body in [
+            json!({ "address": "[2001:db8::1]:54" }),
+            json!({ "address": 5 }),
+            json!({ "address": "x" }),
+            json!({ "protocol": "tcp" }),
+        ] {
+            assert_eq!(status(body.clone(), &six), Err(StatusCode::UNPROCESSABLE_ENTITY), "{body}");
+        }
+        assert_eq!(status(json!({ "fwmark": 7, "family": "ipv4" }), &mark), Ok(()));
+        assert!(
+            status(json!({ "fwmark": 8 }), &mark).is_err()
+                && status(json!({ "family": "ipv6" }), &mark).is_err()
+        );
+    }
 }

@@ -90,6 +90,7 @@ async fn act(context: &Context, request: Request<Incoming>) -> Result<Response<B
     let (route, captured) = routes::find(&parts.method, parts.uri.path(), context.trust.may_change())?;
     let bytes = if route.takes_body { read_body(body).await? } else { Bytes::new() };
     let mut call = routes::Call::new(&parts, captured, bytes)?;
+    route.knows(&call)?;
     call.pass = context.trust.pass(&parts.headers);
     (route.run)(context.clone(), call).await
 }

@@ -113,6 +113,27 @@ const LIVE: &[(&str, &str)] = &[
     ("count", "end after so many packets"),
 ];
 
+impl Route {
+    /// What stands behind `?` is all known here. Who looks after monitoring may add what he likes.
+    ///
+    /// # Errors
+    /// A name that is not.
+    pub fn knows(&self, call: &Call) -> Result<(), Trouble> {
+        if !self.path.starts_with("/v1/") {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.query.iter().map(|(name, _)| *name).collect();
+        let Some((name, _)) = call.query.iter().find(|(name, _)| !known.contains(&name.as_str())) else {
+            return Ok(());
+        };
+        let help = match known.as_slice() {
+            [] => "nothing stands behind ? here".to_owned(),
+            all => format!("known are: {}", all.join(", ")),
+        };
+        Err(Trouble::bad(format!("`{name}` is not known behind ?"), help))
+    }
+}
+
 /// The table.
 pub fn all() -> Vec<Route> {
     vec![
@@ -121,7 +142,7 @@ pub fn all() -> Vec<Route> {
         route!(GET "/v1/openapi.json", openapi::get, "This description", public),
         route!(GET "/v1/status", view::status, "What runs, in short", public),
         route!(GET "/v1/ports", view::ports, "Ports with their counters", public),
-        route!(GET "/v1/counters", view::counters, "Counters of packets, drops by reason", public),
+        route!(GET "/v1/counters", view::counters, "Counters of packets, drops by reason, what the director itself said", public),
         route!(POST "/v1/explain", explain::explain, "Why a packet goes where it goes (a flow or a frame)", takes_body),
         route!(GET "/v1/explain/live", explain::live, "The same of what passes, as a stream of JSON lines" [LIVE]),
         route!(POST "/v1/doctor", doctor::ask, "What is wrong around ports, found by asking their networks from the director: {\"ports\": [\"outside\"]}, all of them when not said", takes_body),
@@ -261,6 +282,26 @@ mod tests {
             ("POST", "/v1/ipvsadm", false, 403),
         ] {
             assert_eq!(status(method, path, owner), Err(wanted), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_the_question_mark_is_known_or_refused() {
+        let ask = |path: &str| {
+            let (parts, ()) = hyper::Request::get(path).body(()).unwrap().into_parts();
+            let (route, captured) = find(&parts.method, parts.uri.path(), true)?;
+            route.knows(&Call::new(&parts, captured, Bytes::new())?)
+        };
+        for fine in [
+            "/v1/connections?state=CLOSE&limit=1",
+            "/metrics?compat=node",
+            "/v1/config?format=toml",
+            "/v1/status?",
+        ] {
+            assert!(ask(fine).is_ok(), "{fine}");
+        }
+        for typo in ["/v1/connections?sate=CLOSE", "/v1/status?x", "/v1/config?dryrun=1"] {
+            assert_eq!(ask(typo).unwrap_err().into_response().status(), StatusCode::BAD_REQUEST, "{typo}");
         }
     }
 

@@ -37,6 +37,25 @@ pub async fn totals(context: &Context) -> Result<(Counters, DropCounters, usize)
     Ok((counters, drops, connections))
 }
 
+/// What the directors' hosts said by themselves, by its name.
+async fn said(context: &Context) -> Result<[(&'static str, u64); 7], Trouble> {
+    let one = |engine: &mut Engine, _| {
+        let c = engine.host().counters;
+        [
+            ("icmp_errors", c.errors),
+            ("icmp_errors_suppressed", c.errors_suppressed),
+            ("echo_replies", c.echo_replies),
+            ("resets", c.resets),
+            ("neighbor_answers", c.answers),
+            ("neighbor_questions", c.questions),
+            ("address_conflicts", c.conflicts),
+        ]
+    };
+    let all = context.control.workers().ask_all(one).await?;
+    let first = all.first().copied().ok_or(crate::worker::Stopped)?;
+    Ok(std::array::from_fn(|i| (first[i].0, all.iter().map(|of| of[i].1).sum())))
+}
+
 /// `GET /v1/status`
 pub async fn status(context: Context, _: Call) -> Answer {
     let state = context.control.look().await?;
@@ -102,6 +121,7 @@ pub async fn counters(context: Context, _: Call) -> Answer {
         "connections": connections,
         "dropped": drops.total(),
         "drops": reasons,
+        "host": said(&context).await?.into_iter().map(|(name, n)| (name.to_owned(), json!(n))).collect::<Map<_, _>>(),
     })))
 }
 
