@@ -192,6 +192,8 @@ fn start_log(meaning: &Meaning) {
     // Fails when there is a subscriber already, which is as good.
     let _ = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // it would complain on standard error that standard error is gone, and die of that
+        .log_internal_errors(false)
         .with_ansi(colour)
         .with_target(false)
         .with_max_level(meaning.log)
