@@ -220,6 +220,8 @@ fn rules(table: &str, port: &Exposure, addresses: &[IpAddr], kernel: &[IpAddr]) 
 }
 
 const WHAT: &str = "cannot set the guard rule";
+const NEEDS: &str = "nft needs CAP_NET_ADMIN in this network namespace, and Linux 4.2 or later; or leave `guard` out \
+                     and take the VIPs off the kernel";
 
 fn run(ns: &NetNs, script: &str) -> Result<(), OpenError> {
     let fail = |e: io::Error| match e.kind() {
@@ -228,11 +230,16 @@ fn run(ns: &NetNs, script: &str) -> Result<(), OpenError> {
             "the program `nft` is not there",
             "install nftables, or leave `guard` out and take the VIPs off the kernel",
         ),
+        io::ErrorKind::PermissionDenied => OpenError::new(WHAT, e.to_string(), NEEDS),
         _ => OpenError::plain(WHAT, &e),
     };
     let mut nft = Command::new("nft");
     nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    ns.confine(&mut nft).map_err(fail)?;
+    // a container that has CAP_NET_ADMIN may change its own namespace, but enter none, not even that
+    let here = NetNs::current().and_then(|n| n.id()).map_err(fail)?;
+    if ns.id().map_err(fail)? != here {
+        ns.confine(&mut nft).map_err(fail)?;
+    }
     let mut child = nft.spawn().map_err(fail)?;
     if let Some(mut stdin) = child.stdin.take() {
         // when nft has gone already its message says why
@@ -244,11 +251,7 @@ fn run(ns: &NetNs, script: &str) -> Result<(), OpenError> {
     }
     let text = String::from_utf8_lossy(&done.stderr);
     let first = text.lines().next().unwrap_or("nft failed").to_owned();
-    Err(OpenError::new(
-        WHAT,
-        first,
-        "nft needs CAP_NET_ADMIN in this network namespace, and Linux 4.2 or later",
-    ))
+    Err(OpenError::new(WHAT, first, NEEDS))
 }
 
 #[cfg(test)]

@@ -30,11 +30,19 @@ pub fn path(configured: Option<&str>) -> Option<(PathBuf, bool)> {
     if let Some(path) = named {
         return Some((path, true));
     }
-    if geteuid().is_root() {
-        return Some((PathBuf::from("/run/softlvs/softlvs.sock"), false));
+    let run = Path::new("/run/softlvs");
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty());
+    // root of a user namespace may have no business in /run (`unshare -Ur`)
+    if geteuid().is_root() && (own.is_none() || may_make(run)) {
+        return Some((run.join("softlvs.sock"), false));
     }
-    let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty())?;
-    Some((PathBuf::from(folder).join("softlvs.sock"), false))
+    Some((PathBuf::from(own?).join("softlvs.sock"), false))
+}
+
+/// Files can be made in this folder, which is made when it is not there.
+fn may_make(folder: &Path) -> bool {
+    let place = if folder.exists() { Some(folder) } else { folder.parent() };
+    place.is_some_and(|p| nix::unistd::access(p, nix::unistd::AccessFlags::W_OK).is_ok())
 }
 
 /// The open control socket; the file goes with it.
