@@ -12,7 +12,7 @@ use softlvs::io::sys::ns::sysctl;
 
 use crate::sniff::eventually;
 use crate::traffic::{self, Server};
-use crate::wires::{Host, PROGRAM, Running, run_to_end};
+use crate::wires::{Host, PROGRAM, Running, program_for_others, run_to_end};
 
 /// Runs `ip` on a host; false when the kernel lacks what was asked for.
 fn ip(host: &Host, words: &str) -> bool {
@@ -146,5 +146,91 @@ crate::in_namespaces! {
         kill(Pid::from_raw(next.id() as i32), Signal::SIGTERM).unwrap();
         assert!(next.wait().unwrap().success());
         assert_eq!(ignore(), "8");
+    }
+}
+
+crate::in_namespaces! {
+    fn a_guard_needs_net_admin_and_no_more() {
+        let found = |program: &str| Command::new(program).arg("--version").output().is_ok();
+        if !found("nft") || !found("setpriv") {
+            return crate::gate::skip("no nft or setpriv here");
+        }
+        let (mut host, _other, _server) = pair("192.0.2.1/24");
+        host.address("eth0", "192.0.2.10/24");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("softlvs.toml");
+        let device = "packet = \"eth0\"\nguard = true";
+        std::fs::write(&file, config(device, "\"192.0.2.2/24\"", "192.0.2.1:8080")).unwrap();
+        let with = |caps: &str| {
+            let mut command = Command::new("setpriv");
+            command.args([&format!("--bounding-set=-all{caps}"), "--inh-caps=-all", PROGRAM, "--config"]).arg(&file);
+            command
+        };
+        let (status, said) = run_to_end(&host.ns, &mut with(",+net_raw"));
+        assert_eq!(status, 1, "{said}");
+        assert!(said.starts_with("softlvs: error: cannot set the guard rule: "), "{said}");
+        assert!(said.contains("\nhelp: nft needs CAP_NET_ADMIN in this network namespace"), "{said}");
+
+        // as in a container with `--cap-add NET_ADMIN`
+        let mut command = with(",+net_raw,+net_admin");
+        command.env("SOFTLVS_CONTROL", folder.path().join("s.sock")).stdin(Stdio::null()).stderr(Stdio::piped());
+        host.ns.confine(&mut command).unwrap();
+        let mut director = command.spawn().unwrap();
+        let mut said = BufReader::new(director.stderr.take().unwrap()).lines();
+        let running = said.by_ref().map_while(Result::ok).any(|line| line.contains("running:"));
+        assert!(running, "it ended");
+        kill(Pid::from_raw(director.id() as i32), Signal::SIGTERM).unwrap();
+        assert!(director.wait().unwrap().success());
+        let rules = host.ns.run(|| Command::new("nft").args(["list", "ruleset"]).output()).unwrap();
+        assert_eq!(String::from_utf8_lossy(&rules.stdout), "", "what is left of the guard");
+    }
+}
+
+crate::in_namespaces! {
+    fn root_of_a_user_namespace_without_a_run_folder_has_its_control_socket_in_the_users_own() {
+        let (_folder, program) = program_for_others();
+        let own = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(own.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["-Urn", "--setuid", "0"]).arg(&program).args(["status"]);
+        command.env("XDG_RUNTIME_DIR", own.path()).env_remove("SOFTLVS_CONTROL").current_dir("/");
+        {
+            use std::os::unix::process::CommandExt;
+            command.uid(65534).gid(65534);
+        }
+        let out = traffic::when_free(|| command.output()).unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        if said.contains("unshare failed") || said.contains("Operation not permitted") {
+            return crate::gate::skip(&said);
+        }
+        let at = own.path().join("softlvs.sock");
+        assert!(said.contains(&format!("cannot reach the director at {}", at.display())), "{said}");
+    }
+}
+
+crate::in_namespaces! {
+    fn a_director_whose_log_nobody_reads_any_more_goes_on() {
+        let (host, client, _server) = pair("192.0.2.1/24");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("softlvs.toml");
+        std::fs::write(&file, config("packet = \"eth0\"", "\"192.0.2.2/24\"", "192.0.2.1:8080")).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.arg("--config").arg(&file).env("SOFTLVS_CONTROL", folder.path().join("s.sock"));
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        host.ns.confine(&mut command).unwrap();
+        let mut director = traffic::when_free(|| command.spawn()).unwrap();
+        let mut said = BufReader::new(director.stderr.take().unwrap()).lines();
+        assert!(said.by_ref().map_while(Result::ok).any(|line| line.contains("running:")), "it ended");
+        drop(said);
+        // something to say
+        for change in ["down", "up"] {
+            assert!(ip(&host, &format!("link set eth0 {change}")));
+        }
+        eventually(Duration::from_secs(15), "no answer after the link came back", || {
+            assert!(director.try_wait().unwrap().is_none(), "it ended");
+            client.ns.run(|| traffic::ask_tcp(vip(), "after")).is_ok()
+        });
+        kill(Pid::from_raw(director.id() as i32), Signal::SIGTERM).unwrap();
+        assert!(director.wait().unwrap().success());
     }
 }

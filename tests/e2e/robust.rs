@@ -1,7 +1,6 @@
 //! Devices that vanish and links that flap under load, and starts that must be refused.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::cell::Cell;
 use crate::gate;
 use crate::sniff::eventually;
 use crate::traffic::{self, Server};
-use crate::wires::{Host, PROGRAM, Running, run_to_end};
+use crate::wires::{Host, PROGRAM, Running, program_for_others, run_to_end};
 
 // ---------------------------------------------------------------- devices
 
@@ -406,11 +405,7 @@ crate::in_namespaces! {
             return println!("skipped: only one user in this user namespace");
         }
         let (host, _other) = host();
-        // The build folder may be closed to others.
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let program = folder.path().join("softlvs");
-        std::fs::copy(PROGRAM, &program).unwrap();
+        let (_folder, program) = program_for_others();
         let as_nobody = |program: &Path, port: &[&str]| {
             let mut command = Command::new(program);
             command.args(port).args(SERVICE).uid(65534).gid(65534).current_dir("/");

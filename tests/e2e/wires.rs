@@ -127,6 +127,15 @@ impl Drop for Running {
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_softlvs");
 
+/// A copy that other users can run: the build folder may be closed to them. Gone with the folder.
+pub fn program_for_others() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = folder.path().join("softlvs");
+    std::fs::copy(PROGRAM, &program).unwrap();
+    (folder, program)
+}
+
 /// Runs the program with these arguments in a namespace until it ends by itself: exit status and what it
 /// wrote to standard error.
 pub fn run_to_end(ns: &NetNs, command: &mut Command) -> (i32, String) {

@@ -18,7 +18,7 @@ use crate::cell::{self, Attach, Cell};
 use crate::gate;
 use crate::sniff::eventually;
 use crate::traffic::{self, Server};
-use crate::wires::{Host, PROGRAM, Running, run_to_end};
+use crate::wires::{Host, PROGRAM, Running, program_for_others, run_to_end};
 
 macro_rules! cells {
     ($($name:ident: $mode:ident $ipv6:literal $generic:literal $inherit:literal;)*) => {
@@ -310,11 +310,12 @@ crate::in_namespaces! {
         }
         let (mut host, mut other) = (Host::silent(), Host::silent());
         host.wire("eth0", &mut other, "eth0");
+        let (_folder, program) = program_for_others();
         let nobody = |caps: &str, limit: &str| {
             let mut c = Command::new("setpriv");
             c.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
             c.args([format!("--inh-caps={caps}"), format!("--ambient-caps={caps}")]);
-            c.args(["prlimit", &format!("--memlock={limit}"), PROGRAM]);
+            c.args(["prlimit", &format!("--memlock={limit}")]).arg(&program).current_dir("/");
             c
         };
         let (status, said) = refused(&host, &mut nobody("-all", "8388608"));
