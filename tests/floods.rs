@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use softlvs::addr::Mac;
-use softlvs::conn::key::HashKey;
+use softlvs::conn::hash::HashKey;
 use softlvs::engine::{DropReason, Engine, EngineOptions, Taken, Verdict};
 use softlvs::host::MAX_LEARNT;
 use softlvs::svc::Forward;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::hash::TupleHash;
 use crate::wire::Family;
 use crate::wire::plain::{Change, Ends};
 
@@ -23,11 +24,11 @@ pub trait Addr: Copy + Eq + Ord + Debug + Default + Send + 'static {
     /// What new ends do to checksums.
     fn change(old: Ends<Self::Pair>, new: Ends<Self::Pair>) -> Change;
     /// Hash of protocol and ends under a secret key.
-    fn hash_ends(proto: u8, ends: Ends<Self::Pair>, start: &Start) -> u64;
+    fn hash_ends(proto: u8, ends: Ends<Self::Pair>, key: &TupleHash) -> u64;
     /// Hash of a tuple under a secret key.
     #[inline]
-    fn hash(tuple: &Tuple<Self>, start: &Start) -> u64 {
-        Self::hash_ends(tuple.proto, tuple.ends(), start)
+    fn hash(tuple: &Tuple<Self>, key: &TupleHash) -> u64 {
+        Self::hash_ends(tuple.proto, tuple.ends(), key)
     }
 }
 
@@ -62,21 +63,6 @@ impl<A: Addr> Tuple<A> {
     }
 }
 
-/// Secret of the hash: attackers choose tuples, so the key comes from the operating system at each start
-/// (TESTPLAN D-5) and from the seed in tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HashKey(pub u64, pub u64);
-
-/// A [`HashKey`] made ready.
-#[derive(Clone, Copy, Debug)]
-pub struct Start(Sip);
-
-impl From<HashKey> for Start {
-    fn from(key: HashKey) -> Start {
-        Start(Sip::new(&key))
-    }
-}
-
 impl Addr for u32 {
     const FAMILY: Family = Family::V4;
     fn ip(self) -> IpAddr {
@@ -101,10 +87,8 @@ impl Addr for u32 {
         Change::of4(old, new)
     }
     #[inline(always)]
-    fn hash_ends(proto: u8, ends: Ends<u64>, start: &Start) -> u64 {
-        let mut sip = start.0;
-        sip.word(ends.addresses);
-        sip.finish(last(proto, ends.ports, 13))
+    fn hash_ends(proto: u8, ends: Ends<u64>, key: &TupleHash) -> u64 {
+        key.of2(ends.addresses, rest(proto, ends.ports))
     }
 }
 
@@ -132,92 +116,22 @@ impl Addr for u128 {
         Change::of6(old, new)
     }
     #[inline(always)]
-    fn hash_ends(proto: u8, ends: Ends<[u128; 2]>, start: &Start) -> u64 {
-        let mut sip = start.0;
-        let [src, dst] = ends.addresses;
-        for address in [dst, src] {
-            sip.word(address as u64);
-            sip.word((address >> 64) as u64);
-        }
-        sip.finish(last(proto, ends.ports, 37))
+    fn hash_ends(proto: u8, ends: Ends<[u128; 2]>, key: &TupleHash) -> u64 {
+        let [[a, b], [c, d]] = ends.addresses.map(|address| [address as u64, (address >> 64) as u64]);
+        key.of5([a, b, c, d, rest(proto, ends.ports)])
     }
 }
 
-/// The last word hashed: ports, protocol number, and how many bytes there were.
+/// Ports and protocol number in one word.
 #[inline(always)]
-fn last(proto: u8, ports: u32, bytes: u64) -> u64 {
-    u64::from(ports) | u64::from(proto) << 32 | bytes << 56
-}
-
-/// SipHash-1-3 over whole words. Tuples have a fixed length, so nothing has to be buffered or counted:
-/// a third of the instructions of a hasher for bytes, on every packet.
-#[derive(Clone, Copy, Debug)]
-struct Sip([u64; 4]);
-
-impl Sip {
-    #[inline]
-    fn new(key: &HashKey) -> Sip {
-        // the constants of the paper: "somepseudorandomlygeneratedbytes"
-        Sip([
-            key.0 ^ 0x736f_6d65_7073_6575,
-            key.1 ^ 0x646f_7261_6e64_6f6d,
-            key.0 ^ 0x6c79_6765_6e65_7261,
-            key.1 ^ 0x7465_6462_7974_6573,
-        ])
-    }
-    #[inline]
-    fn round(&mut self) {
-        let [a, b, c, d] = &mut self.0;
-        *a = a.wrapping_add(*b);
-        *c = c.wrapping_add(*d);
-        *b = b.rotate_left(13) ^ *a;
-        *d = d.rotate_left(16) ^ *c;
-        *a = a.rotate_left(32);
-        *c = c.wrapping_add(*b);
-        *a = a.wrapping_add(*d);
-        *b = b.rotate_left(17) ^ *c;
-        *d = d.rotate_left(21) ^ *a;
-        *c = c.rotate_left(32);
-    }
-    #[inline]
-    fn word(&mut self, word: u64) {
-        self.0[3] ^= word;
-        self.round();
-        self.0[0] ^= word;
-    }
-    /// The last word holds the length in its top byte.
-    #[inline]
-    fn finish(mut self, last: u64) -> u64 {
-        self.word(last);
-        self.0[2] ^= 0xff;
-        self.round();
-        self.round();
-        self.round();
-        self.0[0] ^ self.0[1] ^ self.0[2] ^ self.0[3]
-    }
+fn rest(proto: u8, ports: u32) -> u64 {
+    u64::from(ports) | u64::from(proto) << 32
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use siphasher::sip::SipHasher13;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn the_hash_is_siphash_1_3_of_the_fields_destination_first_in_little_endian_order(
-            src: u128, dst: u128, sport: u16, dport: u16, proto: u8, k0: u64, k1: u64,
-        ) {
-            let (key, sip) = (HashKey(k0, k1).into(), SipHasher13::new_with_keys(k0, k1));
-            let rest = [&dport.to_le_bytes()[..], &sport.to_le_bytes(), &[proto]].concat();
-            let bytes = [&dst.to_le_bytes()[..], &src.to_le_bytes(), &rest].concat();
-            prop_assert_eq!(u128::hash(&Tuple { src, dst, sport, dport, proto }, &key), sip.hash(&bytes));
-            let (src, dst) = (src as u32, dst as u32);
-            let bytes = [&dst.to_le_bytes()[..], &src.to_le_bytes(), &rest].concat();
-            prop_assert_eq!(u32::hash(&Tuple { src, dst, sport, dport, proto }, &key), sip.hash(&bytes));
-        }
-    }
+    use crate::conn::hash::HashKey;
 
     #[test]
     fn the_key_and_every_field_change_the_hash() {

@@ -15,8 +15,9 @@ mod part;
 
 use std::sync::Mutex;
 
+use super::hash::{HashKey, TupleHash};
 use super::index::Index;
-use super::key::{Addr, HashKey, Start, Tuple};
+use super::key::{Addr, Tuple};
 use super::state::State;
 use super::wheel::{BUCKET, BUCKETS, NIL, Tick, next_bucket};
 use crate::svc::DestId;
@@ -265,7 +266,7 @@ const MOST_HIDDEN: usize = 1024;
 pub struct Table<A> {
     slots: Vec<Conn<A>>,
     index: Index,
-    start: Start,
+    hash: TupleHash,
     heads: Vec<u32>,
     free: u32,
     live: u32,
@@ -288,14 +289,14 @@ impl<A: Addr> Table<A> {
     pub fn new(now: Mono, limit: u32, key: HashKey) -> Result<Table<A>, std::collections::TryReserveError> {
         Table::start(now, limit, key.into())
     }
-    fn start(now: Mono, limit: u32, start: Start) -> Result<Table<A>, std::collections::TryReserveError> {
+    fn start(now: Mono, limit: u32, hash: TupleHash) -> Result<Table<A>, std::collections::TryReserveError> {
         let limit = limit.min(u32::MAX / 2 - 1);
         let mut slots = Vec::new();
         slots.try_reserve_exact(limit as usize)?;
         Ok(Table {
             slots,
             index: Index::new(limit as usize * 2)?,
-            start,
+            hash,
             heads: vec![NIL; BUCKETS as usize],
             free: NIL,
             live: 0,
@@ -326,7 +327,7 @@ impl<A: Addr> Table<A> {
     /// Hash of a tuple, to be passed to [`Table::find`].
     #[inline]
     pub fn hash(&self, tuple: &Tuple<A>) -> u64 {
-        A::hash(tuple, &self.start)
+        A::hash(tuple, &self.hash)
     }
     /// The connection a packet with this tuple belongs to.
     #[inline]
@@ -341,7 +342,7 @@ impl<A: Addr> Table<A> {
     /// Hash of what an ordinary frame says, as [`Table::hash`].
     #[inline(always)]
     pub fn hash_ends(&self, proto: u8, ends: Ends<A::Pair>) -> u64 {
-        A::hash_ends(proto, ends, &self.start)
+        A::hash_ends(proto, ends, &self.hash)
     }
     /// The same as [`Table::find`] for an ordinary frame, whose tuple is never put together.
     #[inline(always)]

@@ -55,7 +55,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::buf::Out;
-use crate::conn::key::HashKey;
+use crate::conn::hash::HashKey;
 use crate::conn::table::{Table, flag};
 use crate::conn::wheel::{self, Tick};
 use crate::host::frag::{FragLimits, Reassembly};

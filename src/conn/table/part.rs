@@ -17,7 +17,7 @@ impl<A: Addr> Table<A> {
     /// There is no memory for them.
     pub(crate) fn part(&self, now: Mono, slots: &[u32]) -> Result<Table<A>, TryReserveError> {
         let limit = slots.len() as u32 + ROOM;
-        let mut part = Table::start(now, limit, self.start)?;
+        let mut part = Table::start(now, limit, self.hash)?;
         part.cursor = self.cursor;
         for conn in slots.iter().filter_map(|old| self.live(*old)).copied() {
             part.slots.push(Conn { prev: NIL, next: NIL, ..conn });
@@ -56,7 +56,7 @@ impl<A: Addr> Table<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conn::key::HashKey;
+    use crate::conn::hash::HashKey;
     use crate::conn::state::State;
     use crate::conn::table::{NewConn, OpenError, Side};
     use crate::svc::DestId;
