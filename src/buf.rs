@@ -161,6 +161,17 @@ impl<'m> PacketBuf<'m> {
         self.offload.shift(n as isize);
         Some(&mut self.mem[self.head as usize..self.head as usize + n])
     }
+    /// Makes room for `n` bytes in front of the first `len` bytes of the frame, and cuts off the rest. For
+    /// frames that no device has anything left to do for: the checksums are complete then. `None` when the
+    /// headroom is too small; nothing is changed then.
+    #[inline(always)]
+    pub fn cover(&mut self, n: usize, len: usize) -> Option<&mut [u8]> {
+        let (head, tail) = (self.head.checked_sub(n as u32)?, self.tail.min(self.head + len as u32));
+        let frame = self.mem.get_mut(head as usize..tail as usize)?;
+        (self.head, self.tail) = (head, tail);
+        self.offload.csum = Csum::Complete;
+        Some(frame)
+    }
     /// Removes `n` bytes in front (at most all) and moves the offload offsets.
     #[inline]
     pub fn trim_front(&mut self, n: usize) {

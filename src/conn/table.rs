@@ -94,6 +94,9 @@ pub mod flag {
 }
 
 /// A connection: one cache line for IPv4, two for IPv6.
+///
+/// The client's packets need the first line only, but for what FULLNAT sends them on with: the address
+/// of the real server is the same for all of its connections, and read elsewhere for IPv6.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Conn<A> {
@@ -102,37 +105,42 @@ pub struct Conn<A> {
     pub virt: A,
     /// Client address (CIP).
     pub client: A,
-    /// Where the real server answers to: a local address (LIP) with FULLNAT, otherwise the client's.
-    pub local: A,
-    /// Real server's address where it is of the same family (RIP).
-    pub real: A,
     /// Virtual port.
     pub vport: u16,
     /// Client port.
     pub cport: u16,
-    /// The port there.
+    /// The port at `local`.
     pub lport: u16,
     /// Real port.
     pub rport: u16,
-    /// What its translation does to checksums, by the side a packet comes from.
-    changes: [Change; 2],
-    /// Real server.
-    pub dest: DestId,
-    /// When it expires unless another packet comes.
-    pub deadline: Tick,
-    armed: Tick,
-    prev: u32,
-    next: u32,
-    age: u32,
-    /// Packets from the client, as far as sync and defence need them (wraps).
-    pub packets: u32,
     /// Protocol number.
     pub proto: u8,
     /// Protocol state.
     pub state: State,
     /// See [`flag`].
     pub flags: u16,
+    /// Real server.
+    pub dest: DestId,
+    /// When it expires unless another packet comes.
+    pub deadline: Tick,
+    armed: Tick,
+    /// Packets from the client, as far as sync and defence need them (wraps).
+    pub packets: u32,
+    /// What its translation does to checksums of the client's packets.
+    inward: Change,
+    /// Where the real server answers to: a local address (LIP) with FULLNAT, otherwise the client's.
+    pub local: A,
+    /// Real server's address where it is of the same family (RIP).
+    pub real: A,
+    /// What its translation does to checksums of the real server's packets.
+    outward: Change,
+    prev: u32,
+    next: u32,
+    age: u32,
 }
+
+const _: () = assert!(size_of::<Conn<u32>>() == 64 && size_of::<Conn<u128>>() == 128);
+const _: () = assert!(std::mem::offset_of!(Conn<u128>, local) == 64);
 
 impl<A: Addr> Conn<A> {
     /// True for connections whose replies pass the director.
@@ -163,7 +171,8 @@ impl<A: Addr> Conn<A> {
             cport: new.client.sport,
             lport,
             rport: new.real.1,
-            changes: [Change::default(); 2],
+            inward: Change::default(),
+            outward: Change::default(),
             dest: new.dest,
             deadline: Tick(0),
             armed: Tick(0),
@@ -180,7 +189,7 @@ impl<A: Addr> Conn<A> {
     /// With its changes worked out, after its keys were set.
     fn ready(mut self) -> Conn<A> {
         if self.two_keys() {
-            self.changes =
+            [self.inward, self.outward] =
                 [Side::Client, Side::Real].map(|side| A::change(self.ends(side), self.new_ends(side)));
         }
         self
@@ -199,6 +208,11 @@ impl<A: Addr> Conn<A> {
         let other = self.ends(side.other());
         Ends { addresses: A::reversed(other.addresses), ports: other.ports.rotate_left(16) }
     }
+    /// The same for the client's packets without FULLNAT, at the address of the real server.
+    #[inline(always)]
+    pub fn ends_at(&self, real: A) -> Ends<A::Pair> {
+        Ends::new(A::pair(self.client, real), self.cport, self.rport)
+    }
     /// Sets the deadline. False where that is before the table looks at it next: [`Table::arm_earlier`].
     #[inline(always)]
     #[must_use]
@@ -209,7 +223,10 @@ impl<A: Addr> Conn<A> {
     /// What that does to checksums.
     #[inline(always)]
     pub fn change(&self, side: Side) -> Change {
-        self.changes[side as usize]
+        match side {
+            Side::Client => self.inward,
+            Side::Real => self.outward,
+        }
     }
     fn key(&self, side: Side) -> Tuple<A> {
         match side {
@@ -385,9 +402,11 @@ impl<A: Addr> Table<A> {
     /// Reads the connection [`Table::find`] will most likely give, see [`Table::read_cell`].
     #[inline]
     pub fn read_conn(&self, hash: u64) -> u64 {
-        let guess = self.index.find(hash, |_| true).and_then(|e| self.slots.get((e >> 1) as usize));
-        // a word of each cache line: IPv6 addresses fill one of their own
-        guess.map_or(0, |c| u64::from(c.flags) << 1 | u64::from(c.real == c.virt))
+        let Some(entry) = self.index.find(hash, |_| true) else { return 0 };
+        let Some(c) = self.slots.get((entry >> 1) as usize) else { return 0 };
+        // the second line of an IPv6 connection where it is needed, a guess that is mostly as the one before
+        let second = side_of(entry) == Side::Real || c.flags & flag::FULLNAT != 0;
+        u64::from(c.flags) << 1 | u64::from(second && c.real == c.virt)
     }
     /// Same as [`Table::find`] where the hash is not needed again.
     pub fn lookup(&self, tuple: &Tuple<A>) -> Option<(u32, Side)> {

@@ -216,7 +216,7 @@ impl Core {
         if leaves_too_little(kind, outer_v6, route.mtu) {
             return Verdict::Drop(DropReason::TooBig);
         }
-        let route = &Route { mtu: self.path_mtus.of(at.now, dest.spec.ip, route.mtu), ..*route };
+        let route = &Route { mtu: self.path_mtus.of(at.now, &dest.spec.ip, route.mtu), ..*route };
         let limit = (route.mtu as usize).saturating_sub(tunnel::overhead(kind, outer_v6));
         self.tell_tunnel(kind, (src, dest.spec.ip), limit);
         let copy_df = snap.sysctl.pmtu_disc;

@@ -74,14 +74,13 @@ impl Core {
                 let stations = Stations::new(neighbor.mac(), lane.from);
                 if conn.flags & flag::TUNNEL != 0 {
                     let outer = lane.outer.as_ref()?;
-                    let mtu = path_mtus.of(turn.now, lane.ip, lane.mtu) as usize;
+                    let mtu = path_mtus.of(turn.now, &lane.ip, lane.mtu) as usize;
                     if size + outer.overhead() > mtu || headroom < outer.overhead() {
                         return None;
                     }
                     A::hop(frame);
-                    pkt.truncate(end);
                     let id = || random.next() as u16;
-                    if !outer.wrap(pkt, <A as Addr>::FAMILY, stations, gue_port(hash), id) {
+                    if !outer.wrap(pkt, (<A as Addr>::FAMILY, end), stations, gue_port(hash), id) {
                         return Some(Verdict::Drop(DropReason::NoHeadroom));
                     }
                 } else {
@@ -89,7 +88,12 @@ impl Core {
                         return None;
                     }
                     if conn.two_keys() {
-                        let (new, change) = (conn.new_ends(side), conn.change(side));
+                        // an IPv6 connection's own note of that address lies in another cache line
+                        let new = match A::from_ip(lane.ip) {
+                            Some(real) if A::V6 && conn.flags & flag::FULLNAT == 0 => conn.ends_at(real),
+                            _ => conn.new_ends(side),
+                        };
+                        let change = conn.change(side);
                         if !A::new_ends(frame, proto, new, change, stations) {
                             return None;
                         }

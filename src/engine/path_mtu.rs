@@ -57,13 +57,13 @@ impl Told {
 impl PathMtus {
     /// Largest IP packet on the way to `ip` where the link out takes `link` bytes.
     #[inline]
-    pub fn of(&self, now: Mono, ip: IpAddr, link: u32) -> u32 {
+    pub fn of(&self, now: Mono, ip: &IpAddr, link: u32) -> u32 {
         if self.known.is_empty() { link } else { self.least(now, ip, link) }
     }
 
     #[cold]
-    fn least(&self, now: Mono, ip: IpAddr, link: u32) -> u32 {
-        match self.known.get(&ip) {
+    fn least(&self, now: Mono, ip: &IpAddr, link: u32) -> u32 {
+        match self.known.get(ip) {
             Some((mtu, until)) if now < *until => link.min(*mtu),
             _ => link,
         }
@@ -72,7 +72,7 @@ impl PathMtus {
     /// A router on the way to `ip` says that `mtu` bytes fit; `link` as before. Gives what fits now, when that is
     /// less than before.
     pub fn learn(&mut self, now: Mono, ip: IpAddr, mtu: u32, link: u32) -> Option<u32> {
-        let before = self.of(now, ip, link);
+        let before = self.of(now, &ip, link);
         let mtu = mtu.max(if ip.is_ipv4() { LEAST4 } else { LEAST6 });
         (mtu <= before && self.keep(now, ip, mtu, now + LIFETIME) && mtu < before).then_some(mtu)
     }
@@ -102,7 +102,7 @@ impl PathMtus {
     fn take_over(&mut self, now: Mono, told: &Told) {
         for entry in &told.all {
             let (ip, (mtu, until)) = (*entry.key(), *entry.value());
-            if now < until && mtu < self.of(now, ip, u32::MAX) {
+            if now < until && mtu < self.of(now, &ip, u32::MAX) {
                 self.keep(now, ip, mtu, until);
             }
         }
@@ -121,19 +121,19 @@ mod tests {
         let (v4, v6) = (IpAddr::from([10, 2, 0, 11]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]));
         for told in [9000, 1501] {
             m.learn(NOW, v4, told, 1500);
-            assert_eq!(m.of(NOW, v4, 1500), 1500);
+            assert_eq!(m.of(NOW, &v4, 1500), 1500);
         }
         m.learn(NOW, v4, 1400, 1500);
         m.learn(NOW, v4, 1450, 1500);
-        assert_eq!(m.of(NOW, v4, 1500), 1400);
+        assert_eq!(m.of(NOW, &v4, 1500), 1400);
         for told in [0, 68] {
             m.learn(NOW, v4, told, 1500);
-            assert_eq!(m.of(NOW, v4, 1500), 552);
+            assert_eq!(m.of(NOW, &v4, 1500), 552);
         }
         m.learn(NOW, v6, 1279, 1500);
-        assert_eq!(m.of(NOW, v6, 1500), 1280);
+        assert_eq!(m.of(NOW, &v6, 1500), 1280);
         m.learn(NOW, IpAddr::from([10, 2, 0, 12]), 300, 400);
-        assert_eq!(m.of(NOW, IpAddr::from([10, 2, 0, 12]), 400), 400, "a link smaller than the least stays");
+        assert_eq!(m.of(NOW, &IpAddr::from([10, 2, 0, 12]), 400), 400, "a link smaller than the least stays");
     }
 
     #[test]
@@ -141,8 +141,8 @@ mod tests {
         let mut m = PathMtus::default();
         let ip = IpAddr::from([10, 2, 0, 11]);
         m.learn(NOW, ip, 1400, 1500);
-        assert_eq!(m.of(NOW + Span::from_secs(599), ip, 1500), 1400);
-        assert_eq!(m.of(NOW + Span::from_secs(600), ip, 1500), 1500);
+        assert_eq!(m.of(NOW + Span::from_secs(599), &ip, 1500), 1400);
+        assert_eq!(m.of(NOW + Span::from_secs(600), &ip, 1500), 1500);
         for n in 0..10_000u32 {
             m.learn(NOW, IpAddr::from(n.to_be_bytes()), 1400, 1500);
         }

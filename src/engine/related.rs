@@ -228,7 +228,7 @@ impl Core {
             return Verdict::Drop(DropReason::IcmpNoConnection);
         };
         let link = self.host.route(real).map_or(u32::from(u16::MAX), |r| r.mtu);
-        let before = self.path_mtus.of(at.now, real, link);
+        let before = self.path_mtus.of(at.now, &real, link);
         if let Some(mtu) = too_big(frame, meta) {
             if let (Some(mtu), Some(post)) = (self.path_mtus.learn(at.now, real, mtu, link), &self.post) {
                 post.tell_path(at.now, real, mtu);

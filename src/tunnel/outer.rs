@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::{EncapPlan, overhead, write_outer};
-use crate::buf::{Csum, PacketBuf};
+use crate::buf::PacketBuf;
 use crate::svc::{Tunnel, TunnelCsum};
 use crate::wire::eth::Stations;
 use crate::wire::sum::{fold, sum};
@@ -62,43 +62,49 @@ impl Outer {
         usize::from(self.len) - eth::LEN
     }
 
-    /// Puts an ordinary frame, its TTL lowered already, behind these headers. `id` is asked for where the
-    /// outer packet may be fragmented, `sport` is for GUE. False: refused, nothing was written.
+    /// Puts the first `len` bytes of an ordinary frame, its TTL lowered already, behind these headers. `id` is
+    /// asked for where the outer packet may be fragmented, `sport` is for GUE. False: refused, nothing was
+    /// written.
     #[inline(always)]
     pub fn wrap(
         &self,
         pkt: &mut PacketBuf<'_>,
+        (inner, len): (Family, usize),
+        stations: Stations,
+        sport: u16,
+        id: impl FnOnce() -> u16,
+    ) -> bool {
+        const V4: usize = eth::LEN + ipv4::LEN;
+        const V6: usize = eth::LEN + ipv6::LEN;
+        // all of the inner header that is read here
+        const HEAD: usize = ipv4::LEN;
+        let Some(frame) = pkt.cover(self.overhead(), len) else { return false };
+        match (self.v6, usize::from(self.len)) {
+            (false, V4) => self.put::<V4, { V4 + HEAD }>(frame, inner, stations, sport, id),
+            (false, 38) => self.put::<38, { 38 + HEAD }>(frame, inner, stations, sport, id),
+            (false, _) => self.put::<46, { 46 + HEAD }>(frame, inner, stations, sport, id),
+            (true, V6) => self.put::<V6, { V6 + HEAD }>(frame, inner, stations, sport, id),
+            (true, 58) => self.put::<58, { 58 + HEAD }>(frame, inner, stations, sport, id),
+            (true, _) => self.put::<LONGEST, { LONGEST + HEAD }>(frame, inner, stations, sport, id),
+        }
+    }
+
+    /// Writes `N` bytes in front of what begins the inner packet, `M` bytes together.
+    #[inline(always)]
+    fn put<const N: usize, const M: usize>(
+        &self,
+        frame: &mut [u8],
         inner: Family,
         stations: Stations,
         sport: u16,
         id: impl FnOnce() -> u16,
     ) -> bool {
-        let Some(taken) = Taken::from(pkt.bytes(), inner) else { return false };
-        if pkt.prepend(self.overhead()).is_none() {
+        let (Some(h), Some(ready)) = (frame.first_chunk_mut::<M>(), self.bytes.first_chunk::<N>()) else {
             return false;
-        }
-        pkt.offload.csum = Csum::Complete;
-        let id = if self.v6 || (self.copy_df && taken.df) { 0 } else { id() };
-        let frame = pkt.bytes_mut();
-        const V4: usize = eth::LEN + ipv4::LEN;
-        const V6: usize = eth::LEN + ipv6::LEN;
-        match (self.v6, usize::from(self.len)) {
-            (false, V4) => self.put::<V4>(frame, &taken, stations, sport, id),
-            (false, 38) => self.put::<38>(frame, &taken, stations, sport, id),
-            (false, _) => self.put::<46>(frame, &taken, stations, sport, id),
-            (true, V6) => self.put::<V6>(frame, &taken, stations, sport, id),
-            (true, 58) => self.put::<58>(frame, &taken, stations, sport, id),
-            (true, _) => self.put::<LONGEST>(frame, &taken, stations, sport, id),
-        }
-        true
-    }
-
-    #[inline(always)]
-    fn put<const N: usize>(&self, frame: &mut [u8], inner: &Taken, stations: Stations, sport: u16, id: u16) {
-        let (Some(h), Some(ready)) = (frame.first_chunk_mut::<N>(), self.bytes.first_chunk::<N>()) else {
-            return;
         };
-        *h = *ready;
+        let inner = Taken::from(&h[N..], inner);
+        let id = if self.v6 || (self.copy_df && inner.df) { 0 } else { id() };
+        h[..N].copy_from_slice(ready);
         if let Some(link) = h.first_chunk_mut() {
             stations.write(link);
         }
@@ -128,28 +134,26 @@ impl Outer {
             put16(h, at + udp::field::SPORT, sport);
             put16(h, at + udp::field::LENGTH, behind);
         }
+        true
     }
 }
 
 impl Taken {
     #[inline(always)]
-    fn from(frame: &[u8], family: Family) -> Option<Taken> {
-        Some(match family {
-            Family::V4 => {
-                let h = frame.get(eth::LEN..)?.first_chunk::<{ ipv4::LEN }>()?;
-                Taken {
-                    tos: h[ipv4::field::TOS],
-                    ttl: h[ipv4::field::TTL],
-                    df: be16(h, ipv4::field::FRAGMENT) & ipv4::DF != 0,
-                    len: be16(h, ipv4::field::TOTAL),
-                }
-            }
+    fn from(h: &[u8], family: Family) -> Taken {
+        match family {
+            Family::V4 => Taken {
+                tos: h[ipv4::field::TOS],
+                ttl: h[ipv4::field::TTL],
+                df: be16(h, ipv4::field::FRAGMENT) & ipv4::DF != 0,
+                len: be16(h, ipv4::field::TOTAL),
+            },
             Family::V6 => {
-                let h = frame.get(eth::LEN..)?.first_chunk::<{ ipv6::LEN }>()?;
                 let len = be16(h, ipv6::field::PAYLOAD).saturating_add(ipv6::LEN as u16);
-                Taken { tos: ipv6::class(h), ttl: h[ipv6::field::HOP_LIMIT], df: false, len }
+                // the class lies across the first two bytes
+                Taken { tos: (be16(h, 0) >> 4) as u8, ttl: h[ipv6::field::HOP_LIMIT], df: false, len }
             }
-        })
+        }
     }
 }
 
@@ -207,7 +211,7 @@ mod tests {
             let ready = Outer::new(tunnel, ip(src), ip(dst), family, copy_df).unwrap();
             let stations = Stations::new(to, from);
             let (done, at_once, _) =
-                with_packet(&f, Offload::NONE, |p| ready.wrap(p, family, stations, sport, || id));
+                with_packet(&f, Offload::NONE, |p| ready.wrap(p, (family, f.len()), stations, sport, || id));
             prop_assert!(done);
             let plan = EncapPlan { tunnel, src: ip(src), dst: ip(dst), copy_df, ip_id: id, gue_sport: sport };
             let kind = if outer_v6 { number::ETH_IPV6 } else { number::ETH_IPV4 };
@@ -241,7 +245,7 @@ mod tests {
         let mut mem = f.clone();
         let mut pkt = PacketBuf::new(&mut mem, 0, 80, Offload::NONE);
         let stations = Stations::new(Mac([1; 6]), Mac([2; 6]));
-        assert!(!ready.wrap(&mut pkt, Family::V4, stations, 0, || 0));
+        assert!(!ready.wrap(&mut pkt, (Family::V4, 100), stations, 0, || 0));
         assert_eq!(pkt.bytes(), f);
     }
 }
