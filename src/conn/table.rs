@@ -277,6 +277,14 @@ pub struct ConnId {
 
 /// Most connections hidden by others: each that ends looks for one that it hid.
 const MOST_HIDDEN: usize = 1024;
+/// A place in the table that the index named: slot and side. Good for a guess only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(u32);
+
+impl Entry {
+    /// No place: there are never so many slots.
+    pub const NONE: Entry = Entry(u32::MAX);
+}
 
 /// The table.
 #[derive(Debug)]
@@ -361,20 +369,20 @@ impl<A: Addr> Table<A> {
     pub fn hash_ends(&self, proto: u8, ends: Ends<A::Pair>) -> u64 {
         A::hash_ends(proto, ends, &self.hash)
     }
-    /// The same as [`Table::find`] for an ordinary frame, whose tuple is never put together.
+    /// The same as [`Table::find`] for an ordinary frame, whose tuple is never put together. `guess` is what
+    /// [`Table::guess`] said, perhaps before connections were opened and closed.
     #[inline(always)]
     pub fn find_ends(
         &mut self,
+        guess: Entry,
         hash: u64,
         proto: u8,
         ends: Ends<A::Pair>,
     ) -> Option<(u32, Side, &mut Conn<A>)> {
-        // nearly always the first cell is the one
-        if let Some(entry) = self.index.first(hash)
-            && self.has_ends(entry, proto, ends)
-        {
-            let slot = entry >> 1;
-            return Some((slot, side_of(entry), self.slots.get_mut(slot as usize)?));
+        // nearly always it is the one
+        if self.has_ends(guess.0, proto, ends) {
+            let slot = guess.0 >> 1;
+            return Some((slot, side_of(guess.0), self.slots.get_mut(slot as usize)?));
         }
         self.search_ends(hash, proto, ends)
     }
@@ -392,20 +400,31 @@ impl<A: Addr> Table<A> {
     #[inline(always)]
     fn has_ends(&self, entry: u32, proto: u8, ends: Ends<A::Pair>) -> bool {
         let Some(c) = self.slots.get((entry >> 1) as usize) else { return false };
-        c.ends(side_of(entry)) == ends && c.proto == proto
+        c.ends(side_of(entry)) == ends && c.proto == proto && c.flags & flag::LIVE != 0
     }
     /// Reads the memory [`Table::find`] reads first, so that many such reads wait together.
     #[inline]
     pub fn read_cell(&self, hash: u64) -> u64 {
         self.index.read(hash)
     }
-    /// Reads the connection [`Table::find`] will most likely give, see [`Table::read_cell`].
-    #[inline]
-    pub fn read_conn(&self, hash: u64) -> u64 {
-        let Some(entry) = self.index.find(hash, |_| true) else { return 0 };
-        let Some(c) = self.slots.get((entry >> 1) as usize) else { return 0 };
-        // the second line of an IPv6 connection where it is needed, a guess that is mostly as the one before
-        let second = side_of(entry) == Side::Real || c.flags & flag::FULLNAT != 0;
+    /// Where [`Table::find`] will most likely find a connection.
+    #[inline(always)]
+    pub fn guess(&self, hash: u64) -> Entry {
+        match self.index.first(hash) {
+            Some(entry) => Entry(entry),
+            None => self.guess_on(hash),
+        }
+    }
+    #[inline(never)]
+    fn guess_on(&self, hash: u64) -> Entry {
+        self.index.find(hash, |_| true).map_or(Entry::NONE, Entry)
+    }
+    /// Reads the connection there, see [`Table::read_cell`].
+    #[inline(always)]
+    pub fn read_conn(&self, entry: Entry) -> u64 {
+        let Some(c) = self.slots.get((entry.0 >> 1) as usize) else { return 0 };
+        // the second line of an IPv6 connection where it is needed, which is mostly as with the one before
+        let second = side_of(entry.0) == Side::Real || c.flags & flag::FULLNAT != 0;
         u64::from(c.flags) << 1 | u64::from(second && c.real == c.virt)
     }
     /// Same as [`Table::find`] where the hash is not needed again.

@@ -20,6 +20,7 @@ use super::{Core, DropReason, Engine, PortId, Verdict};
 use crate::addr::Mac;
 use crate::buf::{Csum, Out, PacketBuf};
 use crate::conn::key::Addr;
+use crate::conn::table::Entry;
 use crate::conn::wheel::Tick;
 use crate::host::FrameTo;
 use crate::svc::{Proto, Snapshot};
@@ -29,7 +30,8 @@ use crate::wire::{Family, Link, Meta, Parsed, parse};
 
 /// Most packets gone through together: their headers and connections stay in the first-level cache.
 pub(super) const WAVE: usize = 64;
-/// With fewer connections than this everything is in the cache anyway.
+/// With fewer connections than this the index is in the second-level cache: nothing is won by reading the cells
+/// before the connections.
 const FEW: usize = if cfg!(test) { 1 } else { 2048 };
 
 /// What is the same for all packets of a burst.
@@ -51,7 +53,10 @@ pub(super) struct Turn {
 pub(super) struct Look {
     /// Hash of its tuple where it may be of a connection.
     pub hash: u64,
+    /// What the index said of it when it was read ahead: most likely where its connection is.
+    pub entry: Entry,
     pub kind: Kind,
+    family: Option<Family>,
 }
 
 /// What kind of frame it is at first sight.
@@ -61,8 +66,8 @@ pub enum Kind {
     Plain4,
     /// Ordinary IPv6.
     Plain6,
-    /// Not ordinary; of this family where it is IP at all.
-    Other(Option<Family>),
+    /// Not ordinary.
+    Other,
 }
 
 /// What a frame says that is not ordinary.
@@ -76,15 +81,12 @@ pub(super) struct Sight {
 }
 
 impl Look {
-    #[inline]
-    fn family(&self) -> Option<Family> {
-        match self.kind {
-            Kind::Plain4 => Some(Family::V4),
-            Kind::Plain6 => Some(Family::V6),
-            Kind::Other(family) => family,
-        }
+    const NOTHING: Look = Look::new(0, Kind::Other, None);
+
+    #[inline(always)]
+    const fn new(hash: u64, kind: Kind, family: Option<Family>) -> Look {
+        Look { hash, entry: Entry::NONE, kind, family }
     }
-    const NOTHING: Look = Look { hash: 0, kind: Kind::Other(None) };
 }
 
 impl Sight {
@@ -162,7 +164,7 @@ impl Engine {
         for (i, (look, pkt)) in looks.iter_mut().zip(burst.iter()).enumerate() {
             *look = core.look(&turn, i, pkt);
         }
-        core.read_ahead(&looks[..burst.len().min(WAVE)]);
+        core.read_ahead(&mut looks[..burst.len().min(WAVE)]);
         let (mut at, mut sent) = (0, 0);
         let all = burst.len().min(verdicts.len()).min(WAVE);
         while at < all {
@@ -172,7 +174,7 @@ impl Engine {
             let quick = match kind {
                 Kind::Plain4 => core.run::<u32>(&turn, rest, burst_rest, verdicts_rest),
                 Kind::Plain6 => core.run::<u128>(&turn, rest, burst_rest, verdicts_rest),
-                Kind::Other(_) => 0,
+                Kind::Other => 0,
             };
             sent += quick;
             at += quick;
@@ -207,13 +209,11 @@ impl Core {
         let whole = !matches!(pkt.offload.csum, Csum::Partial { .. }) && pkt.offload.gso.is_none();
         let family = turn.station.filter(|_| whole).and_then(|to| plain::family(frame, to));
         let plain = match family {
-            Some(Family::V4) => plain::read4(frame).map(|(proto, ends, _)| Look {
-                hash: self.tables.v4.hash_ends(proto, ends),
-                kind: Kind::Plain4,
+            Some(Family::V4) => plain::read4(frame).map(|(proto, ends, _)| {
+                Look::new(self.tables.v4.hash_ends(proto, ends), Kind::Plain4, family)
             }),
-            Some(Family::V6) => plain::read6(frame).map(|(proto, ends, _)| Look {
-                hash: self.tables.v6.hash_ends(proto, ends),
-                kind: Kind::Plain6,
+            Some(Family::V6) => plain::read6(frame).map(|(proto, ends, _)| {
+                Look::new(self.tables.v6.hash_ends(proto, ends), Kind::Plain6, family)
             }),
             None => None,
         };
@@ -229,7 +229,7 @@ impl Core {
         if let Some(place) = self.sights.get_mut(i) {
             *place = sight;
         }
-        Look { hash: sight.hash, kind: Kind::Other(sight.family()) }
+        Look::new(sight.hash, Kind::Other, sight.family())
     }
 
     pub(super) fn sight(&self, turn: &Turn, frame: &[u8]) -> Sight {
@@ -269,7 +269,7 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         let sight = match self.sights.get(i) {
-            Some(sight) if matches!(look.kind, Kind::Other(_)) => *sight,
+            Some(sight) if look.kind == Kind::Other => *sight,
             _ => self.sight(turn, pkt.bytes()),
         };
         let at = Arrival { now: turn.now, port: turn.port, largest: 0, handed: turn.handed };
@@ -284,20 +284,30 @@ impl Core {
 
     /// Has the memory that deciding about these packets will read brought into the cache.
     #[inline]
-    fn read_ahead(&mut self, looks: &[Look]) {
+    fn read_ahead(&mut self, looks: &mut [Look]) {
         self.read_ahead_of::<u32>(looks);
         self.read_ahead_of::<u128>(looks);
     }
 
     #[inline]
-    fn read_ahead_of<A: IpFamily>(&mut self, looks: &[Look]) {
+    fn read_ahead_of<A: IpFamily>(&mut self, looks: &mut [Look]) {
         let table = A::table(&mut self.tables);
-        if table.len() < FEW {
+        if table.is_empty() {
             return;
         }
-        let of_family = || looks.iter().filter(|look| look.family() == Some(<A as Addr>::FAMILY));
-        black_box(of_family().fold(0, |sum, look| sum ^ table.read_cell(look.hash)));
-        black_box(of_family().fold(0, |sum, look| sum ^ table.read_conn(look.hash)));
+        let family = Some(<A as Addr>::FAMILY);
+        let mut sum = 0;
+        if table.len() >= FEW {
+            for look in looks.iter().filter(|look| look.family == family) {
+                sum ^= table.read_cell(look.hash);
+            }
+            black_box(sum);
+        }
+        for look in looks.iter_mut().filter(|look| look.family == family) {
+            look.entry = table.guess(look.hash);
+            sum ^= table.read_conn(look.entry);
+        }
+        black_box(sum);
     }
 }
 

@@ -42,7 +42,7 @@ impl Core {
             if look.kind != A::PLAIN {
                 break;
             }
-            let Some(verdict) = self.express::<A>(turn, look.hash, pkt) else { break };
+            let Some(verdict) = self.express::<A>(turn, look, pkt) else { break };
             *place = verdict;
             done += 1;
         }
@@ -51,13 +51,13 @@ impl Core {
 
     /// Forwards an ordinary packet of a connection. `None`: it is not ordinary, nothing was done.
     #[inline(always)]
-    fn express<A: IpFamily>(&mut self, turn: &Turn, hash: u64, pkt: &mut PacketBuf<'_>) -> Option<Verdict> {
+    fn express<A: IpFamily>(&mut self, turn: &Turn, look: &Look, pkt: &mut PacketBuf<'_>) -> Option<Verdict> {
         let headroom = pkt.headroom();
         let frame = pkt.bytes_mut();
         let (proto, ends, size) = A::read(frame)?;
         let Core { tables, ways, host, path_mtus, random, .. } = self;
         let table = A::table(tables);
-        let (slot, side, conn) = table.find_ends(hash, proto, ends)?;
+        let (slot, side, conn) = table.find_ends(look.entry, look.hash, proto, ends)?;
         let (steady, timeout) = match proto {
             number::TCP => (conn.state == State::TcpEstablished, 0),
             _ => (conn.state == State::Udp, 1),
@@ -80,7 +80,7 @@ impl Core {
                     }
                     A::hop(frame);
                     let id = || random.next() as u16;
-                    if !outer.wrap(pkt, (<A as Addr>::FAMILY, end), stations, gue_port(hash), id) {
+                    if !outer.wrap(pkt, (<A as Addr>::FAMILY, end), stations, gue_port(look.hash), id) {
                         return Some(Verdict::Drop(DropReason::NoHeadroom));
                     }
                 } else {

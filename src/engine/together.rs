@@ -81,7 +81,7 @@ impl Core {
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
-        let other = matches!(look.kind, Kind::Other(_)) && !self.told();
+        let other = look.kind == Kind::Other && !self.told();
         let waits = other && self.sights.get(place).is_some_and(begins);
         let planned = &self.together.planned;
         let free = waits && !planned.is_full() && !planned.iter().any(|p| p.hashes[0] == look.hash);

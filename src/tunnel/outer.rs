@@ -9,7 +9,7 @@ use super::{EncapPlan, overhead, write_outer};
 use crate::buf::PacketBuf;
 use crate::svc::{Tunnel, TunnelCsum};
 use crate::wire::eth::Stations;
-use crate::wire::sum::{fold, sum};
+use crate::wire::sum::{fold_few, sum};
 use crate::wire::{Family, be16, eth, gue, ipv4, ipv6, number, put16, put32, udp};
 
 /// Link header, IPv6, UDP and GUE.
@@ -23,7 +23,7 @@ pub struct Outer {
     len: u8,
     v6: bool,
     /// Sum of an IPv4 header's words.
-    sum: u64,
+    sum: u32,
     copy_df: bool,
 }
 
@@ -52,7 +52,7 @@ impl Outer {
         let len = eth::LEN + overhead(tunnel, v6);
         put16(&mut bytes, eth::field::KIND, if v6 { number::ETH_IPV6 } else { number::ETH_IPV4 });
         write_outer(bytes.get_mut(eth::LEN..len)?, &plan, inner);
-        let sum = if v6 { 0 } else { sum(&bytes[eth::LEN..eth::LEN + ipv4::LEN]) };
+        let sum = if v6 { 0 } else { sum(&bytes[eth::LEN..eth::LEN + ipv4::LEN]) as u32 };
         Some(Outer { bytes, len: len as u8, v6, sum, copy_df })
     }
 
@@ -125,8 +125,8 @@ impl Outer {
             put16(h, ip + ipv4::field::ID, id);
             put16(h, ip + ipv4::field::FRAGMENT, fragment);
             h[ip + ipv4::field::TTL] = inner.ttl;
-            let words = u64::from(tos) + u64::from(total) + u64::from(id) + u64::from(fragment);
-            let field = !fold(self.sum + words + (u64::from(inner.ttl) << 8));
+            let words = u32::from(tos) + u32::from(total) + u32::from(id) + u32::from(fragment);
+            let field = !fold_few(self.sum + words + (u32::from(inner.ttl) << 8));
             put16(h, ip + ipv4::field::CHECKSUM, field);
         }
         let at = ip + ip_len;

@@ -24,7 +24,12 @@ pub fn sum(bytes: &[u8]) -> u64 {
 pub const fn fold(s: u64) -> u16 {
     let (low, carry) = (s as u32).overflowing_add((s >> 32) as u32);
     // cannot overflow: two halves that carry leave at most 2^32 - 2
-    let s = low.wrapping_add(carry as u32);
+    fold_few(low.wrapping_add(carry as u32))
+}
+
+/// The same for a sum of so few words that it has 32 bits.
+#[inline]
+pub const fn fold_few(s: u32) -> u16 {
     // the low half carries into the high one, where the sum of both halves is left
     (s.wrapping_add(s.rotate_left(16)) >> 16) as u16
 }
