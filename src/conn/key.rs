@@ -21,6 +21,9 @@ pub trait Addr: Copy + Eq + Ord + Debug + Default + Send + 'static {
     fn pair(src: Self, dst: Self) -> Self::Pair;
     /// The pair of a packet in the other direction.
     fn reversed(pair: Self::Pair) -> Self::Pair;
+    /// True when they are the same. Apart from `==`, which compares what was just put together in words as
+    /// bytes in wide registers: the processor waits for the words to arrive in memory.
+    fn same(a: Self::Pair, b: Self::Pair) -> bool;
     /// What new ends do to checksums.
     fn change(old: Ends<Self::Pair>, new: Ends<Self::Pair>) -> Change;
     /// Hash of protocol and ends under a secret key.
@@ -83,6 +86,10 @@ impl Addr for u32 {
     fn reversed(pair: u64) -> u64 {
         pair.rotate_left(32)
     }
+    #[inline(always)]
+    fn same(a: u64, b: u64) -> bool {
+        a == b
+    }
     fn change(old: Ends<u64>, new: Ends<u64>) -> Change {
         Change::of4(old, new)
     }
@@ -111,6 +118,10 @@ impl Addr for u128 {
     #[inline(always)]
     fn reversed([src, dst]: [u128; 2]) -> [u128; 2] {
         [dst, src]
+    }
+    #[inline(always)]
+    fn same([a, b]: [u128; 2], [c, d]: [u128; 2]) -> bool {
+        (a ^ c) | (b ^ d) == 0
     }
     fn change(old: Ends<[u128; 2]>, new: Ends<[u128; 2]>) -> Change {
         Change::of6(old, new)

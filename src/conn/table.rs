@@ -400,7 +400,11 @@ impl<A: Addr> Table<A> {
     #[inline(always)]
     fn has_ends(&self, entry: u32, proto: u8, ends: Ends<A::Pair>) -> bool {
         let Some(c) = self.slots.get((entry >> 1) as usize) else { return false };
-        c.ends(side_of(entry)) == ends && c.proto == proto && c.flags & flag::LIVE != 0
+        let known = c.ends(side_of(entry));
+        known.ports == ends.ports
+            && A::same(known.addresses, ends.addresses)
+            && c.proto == proto
+            && c.flags & flag::LIVE != 0
     }
     /// Reads the memory [`Table::find`] reads first, so that many such reads wait together.
     #[inline]
