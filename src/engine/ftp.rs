@@ -363,19 +363,18 @@ impl Core {
     /// The expected connection that this packet of no known connection begins: it gets the client's port
     /// (kernel: `ip_vs_conn_fill_cport`).
     #[inline]
-    pub(super) fn awaited<A: IpFamily>(&mut self, frame: &[u8], meta: &Meta) -> Option<u32> {
+    pub(super) fn awaited<A: IpFamily>(&mut self, tuple: &Tuple<A>, meta: &Meta) -> Option<u32> {
         if self.ftp.awaited == 0 || meta.proto != number::TCP {
             return None;
         }
         let begins = meta.tcp_flags & (tcp::flag::SYN | tcp::flag::ACK | tcp::flag::RST) == tcp::flag::SYN;
-        if !begins { None } else { self.fill_port::<A>(frame, meta) }
+        if !begins { None } else { self.fill_port::<A>(tuple) }
     }
 
     #[cold]
-    fn fill_port<A: IpFamily>(&mut self, frame: &[u8], meta: &Meta) -> Option<u32> {
-        let tuple = A::tuple(frame, meta);
+    fn fill_port<A: IpFamily>(&mut self, tuple: &Tuple<A>) -> Option<u32> {
         let table: &mut Table<A> = A::table(&mut self.tables);
-        let (slot, side) = table.lookup(&Tuple { sport: 0, ..tuple })?;
+        let (slot, side) = table.lookup(&Tuple { sport: 0, ..*tuple })?;
         if side != Side::Client || table.get(slot).flags & flag::AWAITED == 0 {
             return None;
         }

@@ -139,7 +139,8 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         self.tell_unknown::<A>(snap, pkt.bytes(), &meta, proto);
-        if let Some(slot) = self.awaited::<A>(pkt.bytes(), &meta) {
+        let tuple = A::tuple(pkt.bytes(), &meta);
+        if let Some(slot) = self.awaited::<A>(&tuple, &meta) {
             return self.inbound::<A>(snap, at, meta, pkt, slot, out);
         }
         if self.tap.is_some()
@@ -147,7 +148,7 @@ impl Core {
         {
             return verdict;
         }
-        let (src, dst) = (meta.src(pkt.bytes()), meta.dst(pkt.bytes()));
+        let (src, dst) = (tuple.src.ip(), tuple.dst.ip());
         if let Some(why) = self.host.check_source(at.port, src).or_else(|| self.host.check_dest(at.port, dst))
         {
             return Verdict::Drop(why);
@@ -156,7 +157,10 @@ impl Core {
         if self.told() {
             self.tell_address(at.port, dst);
         }
-        if !snap.services.is_empty() && icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error) {
+        if proto.is_none()
+            && !snap.services.is_empty()
+            && icmp::kind(pkt.bytes(), &meta) == Some(icmp::Kind::Error)
+        {
             return self.related::<A>(snap, at, meta, pkt, ours, out);
         }
         if snap.engines
@@ -190,7 +194,7 @@ impl Core {
                 found
             };
             if let Some(service) = found {
-                return self.schedule::<A>(snap, at, meta, pkt, service, ours, out);
+                return self.schedule::<A>(snap, at, (meta, tuple), pkt, service, ours, out);
             }
         }
         if ours {

@@ -40,13 +40,12 @@ impl Core {
         &mut self,
         snap: &Snapshot,
         at: Arrival,
-        meta: Meta,
+        (meta, tuple): (Meta, Tuple<A>),
         pkt: &mut PacketBuf<'_>,
         service: &Arc<Service>,
         ours: bool,
         out: &mut Out,
     ) -> Verdict {
-        let tuple = A::tuple(pkt.bytes(), &meta);
         let Some(proto) = Proto::from_number(meta.proto) else {
             return Verdict::Drop(DropReason::Protocol);
         };

@@ -33,6 +33,7 @@ pub mod plan;
 mod property_tests;
 mod resolve;
 mod route;
+mod screen;
 mod segment;
 #[cfg(test)]
 mod testing;

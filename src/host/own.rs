@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use super::key::{Folded, Key};
 use super::plan::{AddrRange, NetPlan};
+use super::screen::{Place, Screen};
 use super::vips::Vips;
 use crate::addr::Mac;
 use crate::engine::{DropReason, PortId};
@@ -50,6 +51,8 @@ pub enum FrameTo {
 pub(super) struct OwnAddresses {
     /// Ports that have an address as DIP.
     dips: HashMap<Key, Vec<PortId>, Folded>,
+    /// Of those and of the pool.
+    screen: Screen,
     vips: Arc<Vips>,
     /// Per port: MAC and IPv6 link-local address; `None` on an IP link.
     links: Vec<Option<(Mac, Ipv6Addr)>>,
@@ -66,6 +69,7 @@ impl OwnAddresses {
     pub fn new(plan: &NetPlan, vips: Arc<Vips>, folded: Folded) -> OwnAddresses {
         let mut own = OwnAddresses {
             dips: HashMap::with_hasher(folded),
+            screen: Screen::default(),
             vips,
             links: Vec::with_capacity(plan.ports.len()),
             pool: Vec::new(),
@@ -81,6 +85,7 @@ impl OwnAddresses {
                     ports.push(id);
                 }
                 own.join(cidr.addr);
+                own.screen.add(cidr.addr);
                 own.broadcasts.extend(cidr.broadcast4());
             }
         }
@@ -88,6 +93,11 @@ impl OwnAddresses {
             own.join(link.into());
         }
         for range in &plan.local_addresses {
+            // of a large one every place is taken anyway
+            match range.iter().nth(1024) {
+                Some(_) => own.screen.open(),
+                None => range.iter().for_each(|ip| own.screen.add(ip)),
+            }
             let connected = |p: &super::PortPlan| p.addresses.iter().any(|c| c.contains(range.first));
             let on = plan.ports.iter().enumerate().filter(|(_, p)| connected(p));
             own.pool.push((*range, on.map(|(i, _)| PortId(i as u16)).collect()));
@@ -107,6 +117,16 @@ impl OwnAddresses {
     /// kernel host.
     #[inline]
     pub fn owns(&self, port: PortId, ip: IpAddr) -> Owned {
+        let place = Place::of(ip);
+        // groups and link-local addresses are in no table
+        let special = matches!(ip, IpAddr::V6(a) if a.octets()[0] >= 0xfe);
+        if !special && !self.vips.may_be(place) && !self.screen.has(place) {
+            return Owned::No;
+        }
+        self.search(port, ip)
+    }
+
+    fn search(&self, port: PortId, ip: IpAddr) -> Owned {
         if self.vips.on(port, ip) {
             return Owned::Vip;
         }

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use super::NetPlan;
 use super::key::{Folded, Key};
 use super::own::low24;
+use super::screen::{Place, Screen};
 use crate::engine::PortId;
 
 /// A VIP with the ports that own it; `None` = every port.
@@ -22,6 +23,7 @@ pub struct Vips {
     before: u64,
     list: Vec<Vip>,
     at: HashMap<Key, u32, Folded>,
+    screen: Screen,
     /// Low 24 bits of the IPv6 ones, sorted: their solicited-node groups.
     groups: Vec<u32>,
     /// Those that the ones before had not, or not on the same ports.
@@ -41,6 +43,8 @@ impl Vips {
         let list = merge(vips);
         let mut at = HashMap::with_capacity_and_hasher(list.len(), Folded::new(0x7669_7073));
         at.extend(list.iter().enumerate().map(|(i, (ip, _))| (Key::of(*ip), i as u32)));
+        let mut screen = Screen::default();
+        list.iter().for_each(|(ip, _)| screen.add(*ip));
         let mut groups: Vec<u32> = list
             .iter()
             .filter_map(|(ip, _)| match ip {
@@ -51,7 +55,7 @@ impl Vips {
         groups.sort_unstable();
         groups.dedup();
         let (before, added) = before.unwrap_or_else(|| (number, list.iter().map(|(ip, _)| *ip).collect()));
-        Vips { number, before, list, at, groups, added }
+        Vips { number, before, list, at, screen, groups, added }
     }
     /// The same from names of ports; names that a network does not have are nobody's.
     pub fn named(
@@ -77,6 +81,11 @@ impl Vips {
     #[inline]
     pub fn ports(&self, ip: IpAddr) -> Option<&Option<Vec<PortId>>> {
         self.at.get(&Key::of(ip)).and_then(|i| self.list.get(*i as usize)).map(|(_, ports)| ports)
+    }
+    /// False when no VIP is at this place.
+    #[inline]
+    pub(super) fn may_be(&self, place: Place) -> bool {
+        self.screen.has(place)
     }
     /// Whether a port owns an address.
     #[inline]
