@@ -8,7 +8,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use softlvs::buf::{HEADROOM, PacketBuf};
-use softlvs::conn::key::{HashKey, Tuple};
+use softlvs::conn::hash::HashKey;
+use softlvs::conn::key::Tuple;
 use softlvs::conn::state::State;
 use softlvs::conn::table::{NewConn, Table, flag};
 use softlvs::nat::{self, Ends};

@@ -247,6 +247,8 @@ const NOT_A_VERDICT: &[DropReason] = &[
     DropReason::NeighborQueueFull,
     // an entry makes room for it, unless thousands of gateways are configured
     DropReason::NeighborTableFull,
+    // takes somebody who knows the secret of the hash
+    DropReason::TableCrowded,
     DropReason::NotSyn,
     DropReason::Nested,
     DropReason::BadTunnel,

@@ -21,6 +21,18 @@ pub(super) struct Index {
     len: usize,
 }
 
+/// Cells a search may pass.
+pub(super) const FARTHEST: usize = 2048;
+
+/// Why there is no gap for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoGap {
+    /// The key is there.
+    Taken,
+    /// All cells that it may lie in are used.
+    Crowded,
+}
+
 /// An empty cell, and what it would hold.
 #[derive(Debug)]
 pub(super) struct Gap {
@@ -73,10 +85,10 @@ impl Index {
     pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let half = half(hash);
         let mut at = self.home(half);
-        loop {
+        for _ in 0..FARTHEST {
             let cell = self.cells[at];
             if cell == 0 {
-                return None;
+                break;
             }
             let entry = (cell as u32).wrapping_sub(1);
             if (cell >> 32) as u32 == half && is_it(entry) {
@@ -84,23 +96,28 @@ impl Index {
             }
             at = (at + 1) & self.mask;
         }
+        None
     }
-    /// Where an entry with this hash may be put; nothing when `is_it` accepts one that is there. One walk for
-    /// both, because each waits for memory.
+    /// Where an entry with this hash may be put. One walk for this and for whether `is_it` accepts one that
+    /// is there, because each waits for memory.
+    ///
+    /// # Errors
+    /// One is there, or there is no room near enough.
     #[inline]
-    pub fn gap(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<Gap> {
+    pub fn gap(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Result<Gap, NoGap> {
         let half = half(hash);
         let mut at = self.home(half);
-        loop {
+        for _ in 0..FARTHEST {
             let cell = self.cells[at];
             if cell == 0 {
-                return Some(Gap { at, half });
+                return Ok(Gap { at, half });
             }
             if (cell >> 32) as u32 == half && is_it((cell as u32).wrapping_sub(1)) {
-                return None;
+                return Err(NoGap::Taken);
             }
             at = (at + 1) & self.mask;
         }
+        Err(NoGap::Crowded)
     }
     /// Puts an entry into a gap that was just found; the caller keeps count of the keys.
     #[inline]
@@ -109,11 +126,13 @@ impl Index {
         self.cells[at] = u64::from(half) << 32 | u64::from(entry + 1);
         self.len += 1;
     }
-    /// Adds an entry that is not there yet.
-    pub fn insert(&mut self, hash: u64, entry: u32) {
-        if let Some(gap) = self.gap(hash, |_| false) {
+    /// Adds an entry that is not there yet; false when there is no room near enough.
+    pub fn insert(&mut self, hash: u64, entry: u32) -> bool {
+        let gap = self.gap(hash, |_| false);
+        gap.is_ok_and(|gap| {
             self.put(gap, entry);
-        }
+            true
+        })
     }
     /// Removes an entry; false when it is not there.
     pub fn remove(&mut self, hash: u64, entry: u32) -> bool {
@@ -155,11 +174,29 @@ mod tests {
     fn an_index_takes_as_many_keys_as_it_was_made_for() {
         for keys in [0, 1, 11, 12, 13, 1000] {
             let mut index = Index::new(keys).unwrap();
-            (0..keys as u32).for_each(|i| index.insert(u64::MAX, i));
+            assert!((0..keys as u32).all(|i| index.insert(u64::MAX, i)));
             assert_eq!(index.len(), keys);
             assert_eq!(index.find(u64::MAX, |_| false), None, "an empty cell ends every search");
             assert!(index.bytes() <= (keys * 3 + 16) * 8);
         }
+    }
+
+    #[test]
+    fn no_key_lies_far_from_its_place() {
+        let mut index = Index::new(3 * FARTHEST).unwrap();
+        let hash = 7 << 32;
+        assert!((0..FARTHEST as u32).all(|i| index.insert(hash, i)));
+        assert!(!index.insert(hash, u32::MAX - 1));
+        assert_eq!(index.gap(hash, |_| false).unwrap_err(), NoGap::Crowded);
+        assert_eq!(index.gap(hash, |e| e == 9).unwrap_err(), NoGap::Taken);
+        assert_eq!(index.len(), FARTHEST, "what is refused is not counted");
+        // the first to go makes room for one that was refused
+        assert!(index.remove(hash, 0));
+        assert!(index.insert(hash, 2_000_000));
+        assert_eq!(index.find(hash, |e| e == 2_000_000), Some(2_000_000));
+        // one place further on there is a cell
+        assert!(index.insert(8 << 32, 1_000_000));
+        assert_eq!(index.find(8 << 32, |_| true), Some(1_000_000));
     }
 
     proptest! {
@@ -173,7 +210,7 @@ mod tests {
                 let known = model.iter().position(|m| m.1 == entry);
                 match (add, known) {
                     (true, None) => {
-                        index.insert(hash(h), entry);
+                        prop_assert!(index.insert(hash(h), entry));
                         model.push((h, entry));
                     }
                     (true, Some(_)) => {}

@@ -16,7 +16,7 @@ mod part;
 use std::sync::Mutex;
 
 use super::hash::{HashKey, TupleHash};
-use super::index::Index;
+use super::index::{Index, NoGap};
 use super::key::{Addr, Tuple};
 use super::state::State;
 use super::wheel::{BUCKET, BUCKETS, NIL, Tick, next_bucket};
@@ -264,6 +264,19 @@ pub enum OpenError {
     ClientKeyTaken,
     /// A live connection has the same key on the real server's side.
     RealKeyTaken,
+    /// Too many keys fall on one place of the index (see [`super::hash`]).
+    Crowded,
+}
+
+impl OpenError {
+    /// What it means that there is no gap for the key of a side.
+    fn of(no_gap: NoGap, side: Side) -> OpenError {
+        match (no_gap, side) {
+            (NoGap::Crowded, _) => OpenError::Crowded,
+            (NoGap::Taken, Side::Client) => OpenError::ClientKeyTaken,
+            (NoGap::Taken, Side::Real) => OpenError::RealKeyTaken,
+        }
+    }
 }
 
 /// A reference that outlives the connection safely.
@@ -514,22 +527,24 @@ impl<A: Addr> Table<A> {
         let slot = if self.free == NIL { self.slots.len() as u32 } else { self.free };
         let hidden = conn.flags & flag::HIDDEN != 0;
         if !hidden {
-            let Some(gap) = self.index.gap(first, |e| self.is_key(e, &client)) else {
-                return Err(OpenError::ClientKeyTaken);
-            };
-            self.index.put(gap, slot << 1);
+            let gap = self.index.gap(first, |e| self.is_key(e, &client));
+            self.index.put(gap.map_err(|why| OpenError::of(why, Side::Client))?, slot << 1);
         }
         if conn.two_keys() {
             let key = conn.real_key();
             self.seek(&key);
-            let gap = self.index.gap(second, |e| e >> 1 != slot && self.is_key(e, &key));
-            match gap.filter(|_| key != client) {
-                Some(gap) => self.index.put(gap, slot << 1 | 1),
-                None => {
+            let gap = if key == client {
+                Err(NoGap::Taken)
+            } else {
+                self.index.gap(second, |e| e >> 1 != slot && self.is_key(e, &key))
+            };
+            match gap {
+                Ok(gap) => self.index.put(gap, slot << 1 | 1),
+                Err(why) => {
                     if !hidden {
                         self.index.remove(first, slot << 1);
                     }
-                    return Err(OpenError::RealKeyTaken);
+                    return Err(OpenError::of(why, Side::Real));
                 }
             }
         }
@@ -541,7 +556,8 @@ impl<A: Addr> Table<A> {
     /// Gives a connection the client port it was opened without; both keys move.
     ///
     /// # Errors
-    /// A live connection has one of the new keys; nothing has changed then.
+    /// A live connection has one of the new keys, or there is no room near their places; nothing has
+    /// changed then.
     pub fn set_client_port(&mut self, slot: u32, port: u16) -> Result<(), OpenError> {
         let old = self.slots[slot as usize];
         let lport = if old.flags & flag::FULLNAT != 0 { old.lport } else { port };
@@ -553,15 +569,21 @@ impl<A: Addr> Table<A> {
         if moves && self.lookup(&new.real_key()).is_some() {
             return Err(OpenError::RealKeyTaken);
         }
-        self.remove_key(&old.client_key(), slot << 1);
-        if moves {
-            self.remove_key(&old.real_key(), slot << 1 | 1);
+        let keys = [old, new].map(|c| [c.client_key(), c.real_key()].map(|key| self.hash(&key)));
+        let sides = if moves { 2 } else { 1 };
+        let entry = |side: usize| slot << 1 | side as u32;
+        for side in 0..sides {
+            if !self.index.insert(keys[1][side], entry(side)) {
+                keys[1].iter().enumerate().take(side).for_each(|(side, hash)| {
+                    self.index.remove(*hash, entry(side));
+                });
+                return Err(OpenError::Crowded);
+            }
         }
+        keys[0].iter().enumerate().take(sides).for_each(|(side, hash)| {
+            self.index.remove(*hash, entry(side));
+        });
         self.slots[slot as usize] = new;
-        self.index.insert(self.hash(&new.client_key()), slot << 1);
-        if moves {
-            self.index.insert(self.hash(&new.real_key()), slot << 1 | 1);
-        }
         Ok(())
     }
     /// A packet came: the connection now expires `timeout` from now.

@@ -6,7 +6,7 @@ use super::input::Arrival;
 use super::{Core, DropReason, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::state::{Seen, State, chunk_event};
-use crate::conn::table::{NewConn, flag};
+use crate::conn::table::{NewConn, OpenError, flag};
 use crate::svc::{DestId, Proto, Service, Snapshot};
 use crate::wire::{Meta, number, tcp};
 
@@ -42,8 +42,10 @@ impl Core {
             state,
             timeout: snap.timeouts.of(state),
         };
-        let Ok(slot) = A::table(&mut self.tables).open(at.now, &new) else {
-            return Verdict::Drop(DropReason::TableFull);
+        let slot = match A::table(&mut self.tables).open(at.now, &new) {
+            Ok(slot) => slot,
+            Err(OpenError::Crowded) => return Verdict::Drop(DropReason::TableCrowded),
+            Err(_) => return Verdict::Drop(DropReason::TableFull),
         };
         self.count_opened::<A>(slot);
         self.bypassing::<A>(snap, at, meta, pkt, slot, out)

@@ -36,14 +36,16 @@ impl Core {
         }
         let way = self.way::<A>(snap, dest);
         self.tell_way(at.now, dest.spec.ip, way.as_ref());
-        let Some(way @ Way { route, neighbor, local }) = way else {
+        let Some(way) = &way else {
             return Verdict::Drop(DropReason::NoRoute);
         };
-        if local && dest.spec.ip.is_loopback() {
+        // read where it is: a copy of what was just copied would have to wait for it
+        let Way { route, neighbor, local } = way;
+        if *local && dest.spec.ip.is_loopback() {
             // what came from outside cannot be translated to a loopback address
             return Verdict::Drop(DropReason::CannotForward);
         }
-        if local {
+        if *local {
             return self.local_node::<A>(snap, at, &meta, pkt, conn, dest, out);
         }
         if route.unreachable {
@@ -57,7 +59,7 @@ impl Core {
             return Verdict::Drop(why);
         }
         if conn.flags & flag::TUNNEL != 0 {
-            return self.tunnel::<A>(snap, at, &way, meta, pkt, conn, dest, out);
+            return self.tunnel::<A>(snap, at, way, meta, pkt, conn, dest, out);
         }
         if let Some(verdict) = self.too_big::<A>(at, &meta, pkt, route.mtu, Some((conn, dest)), out) {
             return verdict;
@@ -74,7 +76,7 @@ impl Core {
         self.leave_options(&meta, pkt, None);
         if meta.ip_len() <= at.cut_to(route.mtu)
             && let Some(verdict) =
-                self.host.transmit_ready(at.now, &route, Some(&neighbor), pkt, meta.l3 as usize)
+                self.host.transmit_ready(at.now, route, Some(neighbor), pkt, meta.l3 as usize)
         {
             return verdict;
         }
@@ -83,7 +85,7 @@ impl Core {
         } else {
             OnFail::HostUnreachable { source: None, quote: Quote::default() }
         };
-        self.leave::<A>(at, &route, meta, pkt, on_fail, out)
+        self.leave::<A>(at, route, meta, pkt, on_fail, out)
     }
 
     /// Tells the sender of a packet that is larger than the way out and must not be cut. `None`: go on.

@@ -316,6 +316,7 @@ impl Core {
                 }
                 return Err(match error {
                     OpenError::Full => DropReason::TableFull,
+                    OpenError::Crowded => DropReason::TableCrowded,
                     OpenError::ClientKeyTaken | OpenError::RealKeyTaken => DropReason::ReplyTupleTaken,
                 });
             }

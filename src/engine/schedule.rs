@@ -263,6 +263,7 @@ impl Core {
             }
             match error {
                 OpenError::Full => return Err(DropReason::TableFull),
+                OpenError::Crowded => return Err(DropReason::TableCrowded),
                 OpenError::ClientKeyTaken => return Err(DropReason::ReplyTupleTaken),
                 OpenError::RealKeyTaken if !self.evict_finished::<A>(snap, &new) => {
                     if new.local.is_none() {

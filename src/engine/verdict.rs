@@ -122,6 +122,8 @@ drop_reasons! {
     DestinationGone = "destination_gone",
     /// The connection table has reached `connection_limit`.
     TableFull = "table_full",
+    /// Too many tuples fall on one place of the connection table, which by chance they never do.
+    TableCrowded = "table_crowded",
     /// Every real server already has a live connection with the same reply tuple.
     ReplyTupleTaken = "reply_tuple_taken",
     /// FULLNAT: no local address and port is free towards this real server.
