@@ -1,6 +1,7 @@
 //! Connections: keys, table, timer wheel and protocol states. Never sees bytes.
 #![forbid(unsafe_code)]
 
+pub mod connection;
 pub mod hash;
 mod index;
 pub mod key;

@@ -21,8 +21,9 @@ use crate::wire::eth::{self, Stations};
 use crate::wire::number;
 
 /// Connections with any of these go the long way: a template may have to be told of its connection's first
-/// packet, helpers read along, and who has no real server has no lane.
-const NOT_STEADY: u16 = flag::UNASSURED | flag::HELPED | flag::AWAITED | flag::BYPASS;
+/// packet, helpers read along, who has no real server has no lane, and one that hides may have been found before
+/// it did.
+const NOT_STEADY: u16 = flag::UNASSURED | flag::HELPED | flag::AWAITED | flag::BYPASS | flag::HIDDEN;
 
 impl Core {
     /// Forwards the packets of one family that come first of these, as long as they are ordinary. Gives
