@@ -4,10 +4,11 @@
 //! With a million flows the connection of nearly every packet has to come from memory: first the cell of
 //! the index, then the connection, one wait after the other. So a burst is gone through four times: look
 //! at all frames and hash their tuples, read all cells, read all connections, and only then decide, packet
-//! by packet. Reads that do not depend on one another wait together.
+//! by packet. Reads that do not depend on one another wait together. With few connections the waits are
+//! short, but the processor looks ahead no further than one packet, so they are read ahead too.
 //!
-//! What is read ahead is thrown away. An earlier packet of the burst may open or close connections, so the
-//! decision looks everything up anew; that is cheap, because it finds it all in the cache.
+//! What is read ahead is a guess. An earlier packet of the burst may open or close connections, so the
+//! decision checks that the connection named still is the packet's, and otherwise looks it up anew.
 //!
 //! The first look knows ordinary frames only ([`crate::wire::plain`]); they take the express lane where the
 //! rest is ordinary too. All other frames are parsed, and wait for the decision as [`Sight`]s.
