@@ -806,3 +806,11 @@ schedulers! {
     lblc_as_the_rules_say Lblc PLAIN;
     lblcr_as_the_rules_say Lblcr PLAIN;
 }
+
+#[test]
+fn a_removed_server_is_looked_at_every_minute_of_a_long_silence() {
+    let silence = [Op::Client(0, 0, SYN), Op::Remove(2), Op::Wait(553)];
+    let back = [Op::Put(0, 0, 0, 0), Op::Client(0, 0, SYN), Op::Wait(62), Op::Put(2, 0, 0, 0)];
+    let ops = silence.into_iter().chain(back).chain([Op::Client(0, 1, SYN)]).collect();
+    play(SchedulerKind::Lblcr, PLAIN, Forward::Nat, Proto::Udp, ops);
+}

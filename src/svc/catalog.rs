@@ -498,10 +498,12 @@ impl Catalog {
     fn empty_trash(&mut self) {
         let mut looks = Vec::new();
         while let Some(at) = self.sweep_at.filter(|at| *at <= self.now) {
+            // after a long silence the first ones and the last say all that the others do
+            if looks.len() == 8 {
+                looks.pop();
+            }
             looks.push(at);
-            // nothing is found later that these did not show
-            let from = if looks.len() < 8 { at } else { self.now };
-            self.sweep_at = Some(fires(from + SWEEP, SWEEP));
+            self.sweep_at = Some(fires(at + SWEEP, SWEEP));
         }
         let mut trash = std::mem::take(&mut self.trash);
         let mut left = trash.len();
