@@ -112,7 +112,7 @@ drop_reasons! {
     NeighborTableFull = "neighbor_table_full",
     /// Larger than the MTU of the way out and not to be fragmented; the sender was told.
     TooBig = "too_big",
-    /// No service at this address, and `closed = "drop"` says to be silent.
+    /// No service takes it, and nothing is answered: `closed = "drop"`, or it is a reset itself.
     NoService = "no_service",
     /// The packet belongs to no connection and cannot begin one; answered with a reset where it can be.
     NotSyn = "not_syn",

@@ -13,6 +13,21 @@ const MAGIC_MICROS: u32 = 0xa1b2_c3d4;
 const MAGIC_NANOS: u32 = 0xa1b2_3c4d;
 pub(super) const LINKTYPE_ETHERNET: u32 = 1;
 pub(super) const LINKTYPE_RAW: u32 = 101;
+/// What packets of a link type begin with, and how many bytes of the capture's own stand before it.
+pub(super) fn link_of(kind: u32) -> Option<(Link, usize)> {
+    match kind {
+        LINKTYPE_ETHERNET => Some((Link::Ethernet, 0)),
+        // raw IP of either version; 12 and 14 are what some systems write for it
+        LINKTYPE_RAW | 12 | 14 | 228 | 229 => Some((Link::Ip, 0)),
+        // BSD loopback: the address family
+        0 | 108 => Some((Link::Ip, 4)),
+        // Linux cooked, as of `tcpdump -i any`, and its second version
+        113 => Some((Link::Ip, 16)),
+        276 => Some((Link::Ip, 20)),
+        _ => None,
+    }
+}
+
 /// Longest record accepted; what is longer is a broken file, not a packet (libpcap's own limit).
 const MAX_RECORD: u32 = 262_144;
 
@@ -21,12 +36,14 @@ const MAX_RECORD: u32 = 262_144;
 pub enum PcapError {
     /// Reading failed.
     Io(io::Error),
-    /// The file does not begin like a capture; a pcapng file is such a one.
+    /// The file does not begin like a capture.
     NotPcap,
-    /// A link type that is neither Ethernet (1) nor raw IP (101).
+    /// A link type that [`link_of`] does not know.
     LinkType(u32),
     /// The file ends inside the record with this number, counted from 1.
     Truncated(u64),
+    /// The record with this number is of an interface that the file does not tell of (pcapng).
+    NoInterface(u64, u32),
     /// The record with this number says it has this many bytes.
     TooLong(u64, u32),
 }
@@ -35,13 +52,14 @@ impl fmt::Display for PcapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PcapError::Io(e) => write!(f, "{e}"),
-            PcapError::NotPcap => {
-                f.write_str("not a pcap file (pcapng: convert it with `tcpdump -r IN -w OUT`)")
-            }
+            PcapError::NotPcap => f.write_str("it is no capture (pcap or pcapng)"),
             PcapError::LinkType(t) => {
-                write!(f, "link type {t}: only Ethernet (1) and raw IP (101) can be read")
+                write!(f, "link type {t} cannot be read: Ethernet, raw IP and Linux cooked captures can")
             }
             PcapError::Truncated(n) => write!(f, "the file ends inside record {n}"),
+            PcapError::NoInterface(n, port) => {
+                write!(f, "record {n} is of interface {port}, which the file does not tell of")
+            }
             PcapError::TooLong(n, len) => write!(f, "record {n} says it has {len} bytes"),
         }
     }
@@ -71,6 +89,8 @@ pub struct Reader<R> {
     swapped: bool,
     nanos: bool,
     link: Link,
+    /// Bytes before each packet.
+    before: usize,
     count: u64,
 }
 
@@ -94,12 +114,9 @@ impl<R: Read> Reader<R> {
             _ => return Err(PcapError::NotPcap),
         };
         // the upper bits say whether a frame check sequence follows
-        let link = match word(&h, 20, swapped) & 0x0fff_ffff {
-            LINKTYPE_ETHERNET => Link::Ethernet,
-            LINKTYPE_RAW => Link::Ip,
-            other => return Err(PcapError::LinkType(other)),
-        };
-        Ok(Reader { from, swapped, nanos, link, count: 0 })
+        let kind = word(&h, 20, swapped) & 0x0fff_ffff;
+        let (link, before) = link_of(kind).ok_or(PcapError::LinkType(kind))?;
+        Ok(Reader { from, swapped, nanos, link, before, count: 0 })
     }
 
     /// What the packets begin with.
@@ -135,9 +152,10 @@ impl<R: Read> Reader<R> {
             io::ErrorKind::UnexpectedEof => PcapError::Truncated(self.count),
             _ => PcapError::Io(e),
         })?;
+        bytes.drain(..self.before.min(bytes.len()));
         let fraction = u64::from(get(4)) * if self.nanos { 1 } else { 1000 };
         let at = Span((u64::from(get(0)) * 1_000_000_000).saturating_add(fraction));
-        Ok(Some(Record { at, wire_len: get(12) }))
+        Ok(Some(Record { at, wire_len: get(12).saturating_sub(self.before as u32) }))
     }
 }
 
@@ -420,8 +438,8 @@ mod tests {
         long[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(all(&long), Err(PcapError::TooLong(1, u32::MAX))));
         let mut link = good.clone();
-        link[20] = 113;
-        assert!(matches!(all(&link), Err(PcapError::LinkType(113))));
+        link[20] = 105;
+        assert!(matches!(all(&link), Err(PcapError::LinkType(105))));
         let mut seed = 7u64;
         for _ in 0..2000 {
             let mut bad = good.clone();
@@ -431,6 +449,17 @@ mod tests {
                 bad[at] = (seed >> 24) as u8;
             }
             let _ = all(&bad);
+        }
+    }
+
+    #[test]
+    fn cooked_captures_are_read_as_the_packets_inside() {
+        let mut file = capture(&[(1, &[7; 60]), (2, &[8; 10])], Link::Ethernet);
+        for (kind, before) in [(113u32, 16), (276, 20), (108, 4), (228, 0)] {
+            file[20..24].copy_from_slice(&kind.to_le_bytes());
+            assert_eq!(Reader::new(&file[..]).unwrap().link(), Link::Ip);
+            let lengths: Vec<usize> = all(&file).unwrap().iter().map(|(_, bytes)| bytes.len()).collect();
+            assert_eq!(lengths, [60 - before, 10usize.saturating_sub(before)], "{kind}");
         }
     }
 

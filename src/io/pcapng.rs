@@ -122,8 +122,8 @@ fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
 pub struct Reader<R> {
     from: R,
     big: bool,
-    /// Links of the section's interfaces; `None` is one that cannot be read.
-    links: Vec<Result<Link, u32>>,
+    /// Links of the section's interfaces with the bytes before each packet, or the type that cannot be read.
+    links: Vec<Result<(Link, usize), u32>>,
     count: u64,
 }
 
@@ -154,12 +154,8 @@ impl<R: Read> Reader<R> {
             let body = self.body()?;
             match kind {
                 INTERFACE if body.len() >= 8 => {
-                    let link = match u32::from(self.half(&body, 0)) {
-                        pcap::LINKTYPE_ETHERNET => Ok(Link::Ethernet),
-                        pcap::LINKTYPE_RAW => Ok(Link::Ip),
-                        other => Err(other),
-                    };
-                    self.links.push(link);
+                    let kind = u32::from(self.half(&body, 0));
+                    self.links.push(pcap::link_of(kind).ok_or(kind));
                 }
                 PACKET if body.len() >= 20 => {
                     let (high, low) = (self.word(&body, 4), self.word(&body, 8));
@@ -190,9 +186,10 @@ impl<R: Read> Reader<R> {
     ) -> Result<(Record, Link), PcapError> {
         self.count += 1;
         let data = data.get(..len as usize).ok_or(PcapError::Truncated(self.count))?;
-        let link = self.links.get(port).copied().unwrap_or(Err(u32::MAX)).map_err(PcapError::LinkType)?;
+        let link = self.links.get(port).ok_or(PcapError::NoInterface(self.count, port as u32))?;
+        let (link, before) = link.map_err(PcapError::LinkType)?;
         bytes.clear();
-        bytes.extend_from_slice(data);
+        bytes.extend_from_slice(data.get(before..).unwrap_or_default());
         Ok((record, link))
     }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use hyper::Response;
 
 use super::Context;
-use super::answer::{Body, Trouble, text};
+use super::answer::{Body, Trouble, aside, text};
 use super::metrics_health;
 use super::routes::Call;
 use super::view::totals;
@@ -30,10 +30,14 @@ pub async fn metrics(context: Context, _: Call) -> Result<Response<Body>, Troubl
     let tallies = context.control.check_tallies().await;
     let local = context.control.workers().ask_all(|engine: &mut Engine, _| engine.local_tuples()).await?;
     let local = local.iter().fold((0, 0), |(used, free), (u, f)| (used + u, free + f));
-    let mut page = page(&state, &counted, &ports, reloads, local);
-    processing(&mut page, &pace);
-    metrics_health::write(&mut page, &state, &known);
-    metrics_health::write_runs(&mut page, &tallies);
+    let page = aside(move || {
+        let mut page = page(&state, &counted, &ports, reloads, local);
+        processing(&mut page, &pace);
+        metrics_health::write(&mut page, &state, &known);
+        metrics_health::write_runs(&mut page, &tallies);
+        page
+    });
+    let page = page.await?;
     Ok(text("text/plain; version=0.0.4; charset=utf-8", page))
 }
 

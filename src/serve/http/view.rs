@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::{Response, StatusCode};
+use hyper::Response;
 use serde_json::{Map, Value, json};
 
-use super::answer::{Body, Trouble, json as answer, text};
+use super::answer::{Body, Trouble, aside, json as answer, text};
 use super::routes::Call;
 use super::{Context, connections};
 use crate::config::{save, sysctl};
@@ -128,8 +128,11 @@ pub async fn counters(context: Context, _: Call) -> Answer {
 /// `GET /v1/services`
 pub async fn services(context: Context, _: Call) -> Answer {
     let state = context.control.look().await?;
-    let all: Vec<Value> = state.catalog.services().iter().map(|s| service_value(&state, s)).collect();
-    Ok(answer(&json!({ "services": all })))
+    aside(move || {
+        let all: Vec<Value> = state.catalog.services().iter().map(|s| service_value(&state, s)).collect();
+        answer(&json!({ "services": all }))
+    })
+    .await
 }
 
 /// `GET /v1/services/{kind}/{address}`
@@ -179,14 +182,12 @@ pub async fn config(context: Context, call: Call) -> Answer {
     match call.get("format").unwrap_or("toml") {
         "toml" => {
             let plan = state.current();
-            // reading a large file back takes its time, and others wait for this thread
-            let file = tokio::task::spawn_blocking(move || save::file(&plan)).await;
-            file.map(|file| text("application/toml", file)).map_err(|_| {
-                Trouble::new(StatusCode::INTERNAL_SERVER_ERROR, "the configuration cannot be written", "")
-            })
+            // a large file is read back too
+            Ok(text("application/toml", aside(move || save::file(&plan)).await?))
         }
         "ipvsadm" => {
-            Ok(text("text/plain; charset=utf-8", list::rules_with_thresholds(state.catalog.services())))
+            let lines = aside(move || list::rules_with_thresholds(state.catalog.services())).await?;
+            Ok(text("text/plain; charset=utf-8", lines))
         }
         other => Err(Trouble::bad(format!("format `{other}` is not known"), "toml or ipvsadm")),
     }
