@@ -62,8 +62,9 @@ pub fn client6(i: u32) -> u128 {
     0x2001_0db8_0009_0000_0000_0000_0000_0000 + u128::from(i)
 }
 
+/// Never 0: the kernel finds no connection of such a client again.
 pub fn port(i: u32) -> u16 {
-    (i.wrapping_mul(40_503) >> 8) as u16
+    ((i.wrapping_mul(40_503) >> 8) as u16).max(1)
 }
 
 /// A director with two ports and room for `flows` connections and a million more, over three real servers.
