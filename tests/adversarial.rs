@@ -45,11 +45,9 @@ fn sources_that_can_be_nobodys_are_dropped_in_silence() {
         "224.0.0.1",
         "239.1.2.3",
         "255.255.255.255",
-        "192.0.2.255",
         "192.0.2.2",
         "10.2.0.1",
         "192.0.2.10",
-        "::",
         "::1",
         "ff02::1",
         "ff0e::5",
@@ -67,6 +65,15 @@ fn sources_that_can_be_nobodys_are_dropped_in_silence() {
             let ping = if martian.is_ipv4() { (8, 0) } else { (128, 0) };
             let _ = lab.silent(port, &Pkt::icmp(martian, vip.ip(), ping, 1, b"ping").to(to).frame());
         }
+    }
+    // from a network's broadcast address and from no address datagrams go on, but nobody is answered there
+    for nobody in ["192.0.2.255", "::"].map(ip) {
+        let vip = net(nobody.is_ipv6()).vip();
+        let mut lab = Lab::new(Forward::Nat);
+        let (verdict, _) = lab.client_sends(sock(nobody, 9), SYN);
+        assert_eq!(verdict, Verdict::Send(LAN), "{nobody}");
+        let closed = Pkt::tcp(sock(nobody, 9), sock(vip.ip(), 7), SYN).frame();
+        assert_eq!(lab.silent(WAN, &closed), DropReason::NoRoute);
     }
     // the kernel's zero network has been the one address 0.0.0.0 since Linux 5.3
     let mut lab = Lab::new(Forward::Nat);

@@ -188,6 +188,7 @@ impl Plan {
             closed: self.closed,
             local_addresses: self.local_addresses.clone(),
             ftp: self.ftp,
+            sources: Vec::new(),
         })
     }
 }

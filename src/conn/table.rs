@@ -11,6 +11,7 @@
 //! Invariants (walked by [`Table::check`] in tests): the index has exactly the keys of all live
 //! connections; every live connection hangs in the bucket of its `armed` tick or is being handed out.
 
+mod hidden;
 mod part;
 
 use std::sync::Mutex;
@@ -56,8 +57,6 @@ pub struct ConnId {
     pub age: u32,
 }
 
-/// Most connections hidden by others: each that ends looks for one that it hid.
-const MOST_HIDDEN: usize = 1024;
 /// A place in the table that the index named: slot and side. Good for a guess only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry(u32);
@@ -401,31 +400,6 @@ impl<A: Addr> Table<A> {
         self.live -= 1;
         conn
     }
-    /// Hides a connection from its client's packets, for a younger one with the same tuple. False when too
-    /// many are hidden.
-    pub fn hide(&mut self, slot: u32) -> bool {
-        if self.hidden.len() >= MOST_HIDDEN {
-            return false;
-        }
-        let key = self.slots[slot as usize].client_key();
-        self.remove_key(&key, slot << 1);
-        self.slots[slot as usize].flags |= flag::HIDDEN;
-        self.hidden.push(slot);
-        true
-    }
-    /// The youngest connection that was hidden by one with this tuple is found again.
-    #[cold]
-    pub fn uncover(&mut self, tuple: &Tuple<A>) {
-        let Some(at) = self.hidden.iter().rposition(|h| self.slots[*h as usize].client_key() == *tuple)
-        else {
-            return;
-        };
-        let slot = self.hidden[at];
-        if self.index.insert(self.hash(tuple), slot << 1) {
-            self.slots[slot as usize].flags &= !flag::HIDDEN;
-            self.hidden.remove(at);
-        }
-    }
     /// The next connection whose deadline has passed. It still hangs in the table: the caller closes it
     /// or gives it a new deadline with [`Table::touch`], or a respite with [`Table::defer`], and calls again. `budget` counts down with every
     /// connection looked at; at zero the answer is `None` although there may be more.
@@ -589,34 +563,6 @@ mod tests {
     fn an_ipv4_connection_is_one_cache_line() {
         assert_eq!(size_of::<Conn<u32>>(), 64);
         assert_eq!(size_of::<Conn<u128>>(), 128);
-    }
-
-    #[test]
-    fn the_youngest_of_one_tuple_gets_its_packets_and_the_others_their_servers() {
-        let mut t = table(10);
-        let client = new(1, 1000, 7, NAT, 60).client;
-        let mut slots = Vec::new();
-        for real in [7, 8, 9] {
-            if let Some(older) = slots.last() {
-                assert!(t.hide(*older));
-            }
-            slots.push(t.open(Mono::ZERO, &new(1, 1000, real, NAT, 60)).unwrap());
-            t.check().unwrap();
-        }
-        for slot in &slots {
-            assert_eq!(t.lookup(&t.get(*slot).real_key()), Some((*slot, Side::Real)));
-        }
-        assert_eq!(t.lookup(&client), Some((slots[2], Side::Client)));
-        t.close(slots[1]);
-        t.check().unwrap();
-        t.close(slots[2]);
-        assert_eq!(t.lookup(&client), Some((slots[0], Side::Client)));
-        t.close(slots[0]);
-        t.check().unwrap();
-        let unseen = t.open(Mono::ZERO, &new(1, 0, 7, flag::HIDDEN, 60)).unwrap();
-        t.open(Mono::ZERO, &new(1, 0, 8, flag::HIDDEN, 60)).unwrap();
-        assert_eq!(t.lookup(&t.get(unseen).client_key()), None);
-        t.check().unwrap();
     }
 
     #[test]

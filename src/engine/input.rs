@@ -197,7 +197,7 @@ impl Core {
                 return self.schedule::<A>(snap, at, (meta, tuple), pkt, service, ours, out);
             }
         }
-        if ours {
+        if ours || (dst.is_multicast() && meta.proto == number::ICMPV6) {
             return self.host.local_in(at.now, at.port, &meta, pkt, out);
         }
         self.route_on::<A>(snap, at, meta, pkt, out)

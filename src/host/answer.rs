@@ -36,7 +36,7 @@ impl Host {
             self.conflict(port, sender, arp.sender_mac);
             return Verdict::Taken(Taken::Local);
         }
-        if !probe && self.own.check_source(port, sender).is_some() {
+        if !probe && !self.own.somebody(port, sender) {
             return bad;
         }
         let for_us = self.own.answers(port, target);
@@ -104,7 +104,7 @@ impl Host {
                     );
                     return Verdict::Taken(Taken::Local);
                 }
-                if self.own.check_source(port, src.into()).is_some() {
+                if !self.own.somebody(port, src.into()) {
                     return bad;
                 }
                 if let Some(source) = source_mac.filter(usable) {

@@ -179,7 +179,7 @@ impl Host {
             IpAddr::V4(a) => a.is_multicast() || self.own.is_broadcast(a),
             IpAddr::V6(a) => a.is_multicast(),
         };
-        if group || self.own.check_source(port, sender).is_some() {
+        if group || !self.own.somebody(port, sender) {
             return false;
         }
         if meta.frag_offset != 0 {

@@ -58,8 +58,11 @@ impl Host {
             IGMP if meta.family == Family::V4 => Verdict::Drop(DropReason::Protocol),
             n::NONE if meta.family == Family::V6 => Verdict::Drop(DropReason::Protocol),
             PIM | UDP_LITE => Verdict::Drop(DropReason::Protocol),
-            // the recorded host knows GRE but has no tunnel (vector 7-nodest)
-            n::GRE if meta.family == Family::V4 => {
+            // the recorded host knows tunnels but has none (vectors 7-nodest, 7-protos4, 7-protos6)
+            n::IPIP | n::IPV6 | n::GRE if meta.family == Family::V4 || meta.proto != n::GRE => {
+                if !is_tunnel(&pkt.bytes()[usize::from(meta.l4)..meta.end as usize], meta.proto) {
+                    return Verdict::Drop(DropReason::BadTunnel);
+                }
                 self.refuse(now, IcmpError::PortUnreachable, port, meta, pkt, out)
             }
             _ => self.refuse(now, IcmpError::ProtoUnreachable, port, meta, pkt, out),
@@ -164,10 +167,10 @@ impl Host {
             _ => return Verdict::Drop(DropReason::IcmpIgnored),
         }
         let (src, dst) = (meta.src(frame), meta.dst(frame));
-        if !self.owns(port, dst).is_unicast() {
-            return Verdict::Drop(DropReason::IcmpIgnored);
-        }
         let Some(route) = self.answerable(port, src) else { return Verdict::Drop(DropReason::NoRoute) };
+        // who asks a group is answered by each of it
+        let own = if dst.is_multicast() { self.source_for(&route, true) } else { Some(dst) };
+        let Some(dst) = own else { return Verdict::Drop(DropReason::IcmpIgnored) };
         let class = frame[l3] << 4 | frame[l3 + 1] >> 4;
         let flow = self.flow_label(Some(dst), src, n::ICMPV6, 0);
         let message = &pkt.bytes()[l4..meta.end as usize];
@@ -275,9 +278,21 @@ impl Host {
 
     /// The way back to a sender that may be answered.
     fn answerable(&self, port: PortId, src: IpAddr) -> Option<Route> {
-        match self.check_source(port, src) {
-            Some(_) => None,
-            None => self.reply_route(port, src),
+        if self.own.somebody(port, src) { self.reply_route(port, src) } else { None }
+    }
+}
+
+/// Is this a packet of a tunnel that a kernel without tunnels would refuse, rather than pass over?
+fn is_tunnel(payload: &[u8], proto: u8) -> bool {
+    match proto {
+        n::IPIP => payload.len() >= ipv4::LEN,
+        n::IPV6 => payload.len() >= ipv6::LEN,
+        _ => {
+            // version 0 without a source route; the checksum, the key and the number have four bytes each
+            let Some(&[flags, version, ..]) = payload.first_chunk::<12>() else { return false };
+            let fields = [0x80, 0x20, 0x10].iter().filter(|bit| flags & **bit != 0).count();
+            let summed = flags & 0x80 == 0 || sum::checksum(payload) == 0;
+            flags & 0x40 == 0 && version & 0x7f == 0 && payload.len() >= 4 + 4 * fields && summed
         }
     }
 }

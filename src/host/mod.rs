@@ -299,9 +299,8 @@ impl Host {
         self.frame_to(port, dst) == FrameTo::Us
     }
 
-    /// Refuses sources that can be nobody's: loopback, zero, multicast, broadcast, our own addresses
-    /// (kernel rule 91). An unspecified IPv6 source is refused too; duplicate address probes go to a
-    /// group, so ask for unicast destinations only.
+    /// Refuses sources that can be nobody's: loopback, multicast, broadcast, 0.0.0.0, our own addresses
+    /// (kernel rule 91).
     #[inline]
     pub fn check_source(&self, port: PortId, ip: IpAddr) -> Option<DropReason> {
         self.own.check_source(port, ip)

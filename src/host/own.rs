@@ -206,17 +206,27 @@ impl OwnAddresses {
     }
 
     /// Refuses sources that can be nobody's (kernel rule 91; `ip_route_input` and `ipv6_rcv`). Beyond the
-    /// kernel, directed broadcasts are refused too: an answer would go to a whole network.
+    /// kernel, our own IPv6 addresses are refused too. Who is to be told something has to be
+    /// [`OwnAddresses::somebody`].
     #[inline]
     pub fn check_source(&self, port: PortId, ip: IpAddr) -> Option<DropReason> {
         let martian = match ip {
-            IpAddr::V4(a) => {
-                a.is_unspecified() || a.is_loopback() || a.is_multicast() || self.is_broadcast(a)
-            }
-            IpAddr::V6(a) => a.is_multicast() || a.is_unspecified() || a.is_loopback(),
+            IpAddr::V4(a) => a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_broadcast(),
+            IpAddr::V6(a) => a.is_multicast() || a.is_loopback(),
         };
         (martian || self.owns(port, ip).is_unicast() || self.is_link_local_of_ours(ip))
             .then_some(DropReason::MartianSource)
+    }
+
+    /// May this be another station, to which something can be sent? Beyond the kernel, directed broadcasts
+    /// are not: an answer would go to a whole network.
+    #[inline]
+    pub fn somebody(&self, port: PortId, ip: IpAddr) -> bool {
+        let nobody = match ip {
+            IpAddr::V4(a) => self.is_broadcast(a),
+            IpAddr::V6(a) => a.is_unspecified(),
+        };
+        !nobody && self.check_source(port, ip).is_none()
     }
 
     fn is_link_local_of_ours(&self, ip: IpAddr) -> bool {
@@ -318,22 +328,21 @@ mod tests {
     #[test]
     fn martians_of_rule_91() {
         let own = own();
+        let martian = |ip: IpAddr| own.check_source(PortId(0), ip) == Some(DropReason::MartianSource);
         for bad in [
             "127.0.0.1",
             "0.0.0.0",
             "224.0.0.5",
             "255.255.255.255",
-            "10.1.0.255",
             "10.1.0.1",
             "10.1.0.100",
             "10.2.0.100",
-            "::",
             "::1",
             "ff02::1",
             "2001:db8:1::100",
             "fe80::ff:fe00:2",
         ] {
-            assert_eq!(own.check_source(PortId(0), ip(bad)), Some(DropReason::MartianSource), "{bad}");
+            assert!(martian(ip(bad)) && !own.somebody(PortId(0), ip(bad)), "{bad}");
         }
         for good in [
             "198.51.100.5",
@@ -345,7 +354,11 @@ mod tests {
             "2001:db8:c::5",
             "fe80::1",
         ] {
-            assert_eq!(own.check_source(PortId(0), ip(good)), None, "{good}");
+            assert!(!martian(ip(good)) && own.somebody(PortId(0), ip(good)), "{good}");
+        }
+        // the kernel takes them; nothing is to be sent there
+        for odd in ["10.1.0.255", "::"] {
+            assert!(!martian(ip(odd)) && !own.somebody(PortId(0), ip(odd)), "{odd}");
         }
         for bad in
             ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "10.2.0.255", "::1", "::", "ff02::2"]

@@ -137,4 +137,7 @@ pub struct NetPlan {
     pub local_addresses: Vec<AddrRange>,
     /// FTP through NAT and FULLNAT.
     pub ftp: FtpHelper,
+    /// Addresses that speak for a port whatever its networks are. For replays: the kernel takes the newest
+    /// of an interface's IPv6 addresses, which may be a VIP.
+    pub sources: Vec<(crate::engine::PortId, IpAddr)>,
 }

@@ -172,6 +172,9 @@ fn port_towards(plan: &NetPlan, gateway: IpAddr) -> Option<PortId> {
 /// prefix), else the port's first that has a network, else its first, else any other port's (the kernel's
 /// `inet_select_addr`).
 pub(super) fn source(plan: &NetPlan, port: PortId, next_hop: IpAddr, v6: bool) -> Option<IpAddr> {
+    if let Some((_, ip)) = plan.sources.iter().find(|(p, ip)| *p == port && ip.is_ipv6() == v6) {
+        return Some(*ip);
+    }
     let mine = &plan.ports.get(usize::from(port.0))?.addresses;
     let family = |c: &&Cidr| c.addr.is_ipv6() == v6;
     let host = |c: &&Cidr| c.len == if v6 { 128 } else { 32 };

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::scenario::Scenario;
 use crate::addr::Cidr;
+use crate::engine::PortId;
 use crate::host::{Closed, MarkRule, NetPlan, OffloadCaps, PortPlan, RoutePlan, RouteVia};
 use crate::ipvsadm::{Command, parse};
 use crate::svc::{Proto, ServiceKey, Sysctl};
@@ -30,6 +31,8 @@ pub(super) fn plan(s: &Scenario) -> Result<NetPlan, String> {
         for n in &p.neigh {
             neighbors.push((n.ip, n.mac.parse()?));
         }
+        let newest = p.addrs.iter().filter_map(|a| a.parse::<Cidr>().ok()).rfind(|c| c.addr.is_ipv6());
+        plan.sources.extend(newest.map(|c| (PortId(plan.ports.len() as u16), c.addr)));
         plan.ports.push(PortPlan {
             name: p.name.clone(),
             link: Link::Ethernet,

@@ -42,7 +42,7 @@ pub enum Family {
 /// Where the headers of a packet are and what the core needs of them. Borrows nothing.
 ///
 /// All offsets count from the first byte of the frame and are proven to lie inside it: `l3 < l4 <= end`,
-/// with at least 8 bytes at `l4` for UDP, 20 for TCP, 12 for SCTP, 8 for ICMP and ICMPv6 (first
+/// with at least 8 bytes at `l4` for UDP, 20 for TCP, 12 for SCTP, 8 for the family's ICMP (first
 /// fragments and whole packets only).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -279,7 +279,9 @@ fn transport(frame: &[u8], meta: &mut Meta, quoted: bool) -> Result<(), DropReas
     let need = match meta.proto {
         n::TCP => 20,
         n::SCTP => 12,
-        n::UDP | n::ICMP | n::ICMPV6 => 8,
+        n::UDP => 8,
+        n::ICMP if meta.family == Family::V4 => 8,
+        n::ICMPV6 if meta.family == Family::V6 => 8,
         _ => return Ok(()),
     };
     if l4.len() < need && !(quoted && l4.len() >= 4) {
