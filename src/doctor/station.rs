@@ -132,19 +132,15 @@ impl Station {
         let payload = vec![0x55; size.saturating_sub(headers)];
         let Some(question) = packet(src, dst, Part::Echo(FROM, size as u16, &payload)) else { return false };
         let question = frame(to, self.mac, &question);
-        (0..TRIES).any(|_| {
-            self.send(&question);
-            let answered = self.hear(PATIENCE, |frame, parsed| {
-                let meta = ip(parsed)?;
-                let reply = match meta.proto {
-                    number::ICMP => icmp::v4::ECHO_REPLY,
-                    number::ICMPV6 => icmp::v6::ECHO_REPLY,
-                    _ => return None,
-                };
-                (frame.get(meta.l4 as usize) == Some(&reply) && meta.src(frame) == dst).then_some(())
-            });
-            answered.is_some()
-        })
+        let answered = self.ask(&question, |frame, meta| {
+            let reply = match meta.proto {
+                number::ICMP => icmp::v4::ECHO_REPLY,
+                number::ICMPV6 => icmp::v6::ECHO_REPLY,
+                _ => return None,
+            };
+            (frame.get(meta.l4 as usize) == Some(&reply) && meta.src(frame) == dst).then_some(())
+        });
+        answered.is_some()
     }
 
     /// Sends the first packet of a connection, perhaps through a tunnel.
@@ -181,44 +177,38 @@ impl Station {
         let Some(question) = self.wrapped(to, packet(src, dst.0, Part::Udp(FROM, dst.1, &[])), tunnel) else {
             return Knock::Silent;
         };
-        for _ in 0..TRIES {
-            self.send(&question);
-            let heard = self.hear(PATIENCE, |frame, parsed| {
-                let meta = ip(parsed)?;
-                let answer = meta.proto == number::UDP && meta.sport == dst.1 && meta.dport == FROM;
-                if answer && meta.src(frame) == dst.0 {
-                    return Some(Knock::Open);
-                }
-                refusal(frame, &meta, dst.0, tunnel)
-            });
-            if let Some(heard) = heard {
-                return heard;
+        let heard = self.ask(&question, |frame, meta| {
+            let answer = meta.proto == number::UDP && meta.sport == dst.1 && meta.dport == FROM;
+            if answer && meta.src(frame) == dst.0 {
+                return Some(Knock::Open);
             }
-        }
-        Knock::Silent
+            refusal(frame, meta, dst.0, tunnel)
+        });
+        heard.unwrap_or(Knock::Silent)
     }
 
     /// Sends the first chunk of an association. Nothing has to be taken back: who answers keeps no state yet.
     pub fn associate(&mut self, to: Mac, src: IpAddr, dst: (IpAddr, u16), tunnel: Option<Through>) -> Knock {
         let first = packet(src, dst.0, Part::Raw(number::SCTP, &first_chunk(FROM, dst.1)));
         let Some(question) = self.wrapped(to, first, tunnel) else { return Knock::Silent };
-        for _ in 0..TRIES {
-            self.send(&question);
-            let heard = self.hear(PATIENCE, |frame, parsed| {
-                let meta = ip(parsed)?;
-                let answer = meta.proto == number::SCTP && meta.sport == dst.1 && meta.dport == FROM;
-                if answer && meta.src(frame) == dst.0 {
-                    const INIT_ACK: u8 = 2;
-                    let chunk = frame.get(meta.l4 as usize + sctp::LEN)?;
-                    return Some(if *chunk == INIT_ACK { Knock::Open } else { Knock::Closed });
-                }
-                refusal(frame, &meta, dst.0, tunnel)
-            });
-            if let Some(heard) = heard {
-                return heard;
+        let heard = self.ask(&question, |frame, meta| {
+            let answer = meta.proto == number::SCTP && meta.sport == dst.1 && meta.dport == FROM;
+            if answer && meta.src(frame) == dst.0 {
+                const INIT_ACK: u8 = 2;
+                let chunk = frame.get(meta.l4 as usize + sctp::LEN)?;
+                return Some(if *chunk == INIT_ACK { Knock::Open } else { Knock::Closed });
             }
-        }
-        Knock::Silent
+            refusal(frame, meta, dst.0, tunnel)
+        });
+        heard.unwrap_or(Knock::Silent)
+    }
+
+    /// Sends a question until a packet is the `wanted` answer.
+    fn ask<R>(&mut self, question: &[u8], mut wanted: impl FnMut(&[u8], &Meta) -> Option<R>) -> Option<R> {
+        (0..TRIES).find_map(|_| {
+            self.send(question);
+            self.hear(PATIENCE, |frame, parsed| wanted(frame, &ip(parsed)?))
+        })
     }
 
     /// The first segment of a connection, or the reset that takes it back.

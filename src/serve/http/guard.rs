@@ -61,6 +61,8 @@ pub fn check(parts: &Parts, trust: &Trust) -> Result<(), Trouble> {
     if hosts > 1 || parts.version == Version::HTTP_11 && hosts == 0 {
         return Err(Trouble::bad("a request has one Host header", ""));
     }
+    // RFC 9112 section 3.2.2: a whole URI in the request line says whom it is for, whatever Host says
+    let host = parts.uri.authority().map(|a| a.as_str()).or(host);
     if let Trust::Reader(visitor) = trust {
         if !host.is_none_or(|h| visitor.asks_for_us(h)) {
             return Err(visitor.misdirected());
@@ -193,6 +195,18 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         path.display().to_string()
+    }
+
+    #[test]
+    fn a_whole_uri_says_whom_a_request_is_for() {
+        let tcp = tcp("127.0.0.1:9980", None, None);
+        let status = |uri: &str| {
+            let request = hyper::Request::get(uri).header("host", "localhost:9980").body(()).unwrap();
+            check(&request.into_parts().0, &tcp).map_err(|t| t.into_response().status().as_u16())
+        };
+        assert_eq!(status("http://localhost:9980/v1/status"), Ok(()));
+        assert_eq!(status("http://evil.example/v1/status"), Err(421));
+        assert_eq!(status("http://evil.example:9980/v1/status"), Err(421));
     }
 
     #[test]
