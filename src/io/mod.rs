@@ -151,7 +151,8 @@ pub struct Losses {
     pub full: u64,
     /// XDP: there was no empty frame.
     pub no_frame: u64,
-    /// XDP: packets longer than a frame, and the like.
+    /// Packets longer than a frame, and on raw ports super-frames that no virtio-net header describes (of SCTP,
+    /// UDP fragmentation offload).
     pub unsuitable: u64,
     /// XDP: descriptors the kernel refused, which would be a defect here.
     pub invalid: u64,

@@ -53,6 +53,8 @@ pub struct PacketPort {
     at_once: usize,
     /// Packets lost for lack of socket buffer so far.
     lost: u64,
+    /// Packets the kernel could not hand over so far.
+    unsuitable: u64,
     vnet: bool,
     info: PortInfo,
 }
@@ -105,6 +107,7 @@ impl PacketPort {
             batch: sys::Batch::new(),
             at_once: BURST,
             lost: 0,
+            unsuitable: 0,
             vnet,
             info,
         })
@@ -185,7 +188,12 @@ impl Port for PacketPort {
                 Ok(got) => got,
                 Err(e) => match e.raw_os_error().map_or(Meaning::Unsuitable, meaning) {
                     Meaning::Again => continue,
-                    Meaning::Later | Meaning::Unsuitable => return Ok(()),
+                    Meaning::Later => return Ok(()),
+                    // gone: no virtio-net header can say what it is, such as a super-frame of SCTP
+                    Meaning::Unsuitable => {
+                        self.unsuitable += 1;
+                        return Ok(());
+                    }
                     Meaning::Down | Meaning::Gone => return Err(broken(e.raw_os_error().unwrap_or(0))),
                 },
             };
@@ -193,7 +201,10 @@ impl Port for PacketPort {
             for i in 0..got {
                 // receive filled as many slots as there are
                 let Some(slot) = slots.next() else { break };
-                let Some(len) = self.batch.len(i).filter(|len| *len > header) else { continue };
+                let Some(len) = self.batch.len(i).filter(|len| *len > header) else {
+                    self.unsuitable += 1;
+                    continue;
+                };
                 let end = at + len;
                 let offload = if self.vnet {
                     slot[at..].first_chunk().map_or(Offload::NONE, vnet::decode)
@@ -278,7 +289,7 @@ impl Port for PacketPort {
         // the kernel begins anew with every question
         let lost = self.kernel_statistics().map_or(0, |(_, lost)| lost);
         self.lost += u64::from(lost);
-        Losses { full: self.lost, ..Losses::default() }
+        Losses { full: self.lost, unsuitable: self.unsuitable, ..Losses::default() }
     }
 
     fn reopen(&mut self) -> io::Result<()> {

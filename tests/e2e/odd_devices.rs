@@ -1,7 +1,7 @@
 //! Devices and starts that are not as in the book: interfaces that take one MAC address only, that are given
 //! another name, one wire with several networks, what a killed process has left.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -232,5 +232,49 @@ crate::in_namespaces! {
         });
         kill(Pid::from_raw(director.id() as i32), Signal::SIGTERM).unwrap();
         assert!(director.wait().unwrap().success());
+    }
+}
+
+crate::in_namespaces! {
+    fn a_frame_that_a_raw_socket_cannot_hand_over_is_counted_and_stops_nothing() {
+        if !crate::gate::tap() {
+            return;
+        }
+        let host = Host::silent();
+        assert!(ip(&host, "tuntap add guest0 mode tap vnet_hdr") && ip(&host, "link set guest0 up"));
+        let mac = "02:00:00:00:00:55";
+        let mut command = Command::new("python3");
+        command.args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/guest.py"), "guest0", mac]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        host.ns.confine(&mut command).unwrap();
+        let Ok(mut guest) = traffic::when_free(|| command.spawn()) else {
+            return crate::gate::skip("no python3 here");
+        };
+        let mut said = BufReader::new(guest.stdout.take().unwrap()).lines();
+        assert_eq!(said.next().unwrap().unwrap(), "ready");
+
+        let device = format!("packet = \"guest0\"\nmac = \"{mac}\"");
+        let director = Running::start(&host.ns, &config(&device, "\"192.0.2.2/24\"", "192.0.2.1:8080"));
+        says(&director, "running:");
+        let control = director.control();
+        let metrics = || {
+            let mut ask = Command::new(PROGRAM);
+            let out = ask.args(["api", "/metrics"]).env("SOFTLVS_CONTROL", &control).output().unwrap();
+            String::from_utf8(out.stdout).unwrap()
+        };
+        let counts = |what: &str| {
+            let all = metrics();
+            all.lines().find(|l| l.contains(what)).and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0u64)
+        };
+        guest.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "sent");
+        eventually(Duration::from_secs(10), "not counted as lost", || {
+            counts("softlvs_io_lost_packets_total{port=\"p\",reason=\"unsuitable\"}") == 1
+        });
+        // the small one behind it got there: nobody serves UDP, which is answered
+        assert!(counts("softlvs_io_packets_total{port=\"p\",direction=\"in\"}") > 0, "{}", metrics());
+        director.stop();
+        guest.kill().unwrap();
+        guest.wait().unwrap();
     }
 }
