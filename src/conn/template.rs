@@ -24,9 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use super::wheel::{fires, looked_at};
+use super::wheel::looked_at;
 use crate::svc::{DestId, DestLive};
-use crate::time::{Mono, Span};
+use crate::time::{Mono, Span, fires};
 
 /// How long a template that still controls connections is given when its time is over
 /// (IPVS-RULES 61; kernel: `ip_vs_conn_expire`).

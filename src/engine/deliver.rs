@@ -11,7 +11,7 @@ use crate::host::{Host, IcmpError, OnFail, Quote, Route};
 use crate::nat::Ends;
 use crate::svc::{Dest, Forward, Snapshot, Tunnel};
 use crate::tunnel::{self, EncapPlan};
-use crate::wire::fragment::{fragment4, fragment6, recut6};
+use crate::wire::fragment::{fragment4, fragment6, recut4, recut6};
 use crate::wire::offload::{self, SegmentCsum};
 use crate::wire::{Family, Meta, ipv4, ipv6, tcp, ttl};
 
@@ -264,7 +264,8 @@ impl Core {
             return self.refuse_tunnel(at, &meta, pkt, limit, conn, dest, out);
         }
         self.leave_options(&meta, pkt, None);
-        // the kernel loses sight of the fragments' size between the families
+        // the kernel loses sight of the fragments' size between the families, but not of their borders
+        let along = at.largest != 0 && A::V6 && !outer_v6;
         let at = if A::V6 == outer_v6 { at } else { Arrival { largest: 0, ..at } };
         match tunnel::encap(pkt, &meta, &plan) {
             Err(why) => Verdict::Drop(why),
@@ -275,6 +276,12 @@ impl Core {
             }
             Ok(outer) if outer.family == Family::V6 => {
                 self.leave::<u128>(at, route, outer, pkt, OnFail::Tunnel, out)
+            }
+            Ok(outer) if along => {
+                let (host, l3) = (&mut self.host, outer.l3 as usize);
+                let each = |out: &mut Out, piece| send_piece(host, at, route, l3, OnFail::Tunnel, out, piece);
+                let cut = recut4(pkt, &outer, route.mtu as usize, &self.frags.cuts, out, each);
+                cut.map_or_else(Verdict::Drop, |_| Verdict::Taken(Taken::Split))
             }
             Ok(outer) => self.leave::<u32>(at, route, outer, pkt, OnFail::Tunnel, out),
         }

@@ -57,12 +57,12 @@ use std::sync::Arc;
 use crate::buf::Out;
 use crate::conn::hash::HashKey;
 use crate::conn::table::{Table, flag};
-use crate::conn::wheel::{self, Tick};
+use crate::conn::wheel::Tick;
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};
 use crate::svc::{DestId, SchedulerKind, Snapshot, WorkerId};
-use crate::time::{Mono, Span};
+use crate::time::{Mono, Span, fires};
 use crate::wire::Link;
 
 pub use persist::template_rows;
@@ -501,7 +501,7 @@ impl Core {
             Some(dest) => inbound::timeout(snap, dest, conn.state),
             None => snap.timeouts.of(conn.state),
         };
-        let end = wheel::fires(conn.deadline.before(now), timeout);
+        let end = fires(conn.deadline.before(now), timeout);
         if end > now {
             table.defer(slot, Tick::of(now).after(end.since(now)));
         }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use crate::buf::{Out, OwnedPacket};
 use crate::engine::{DropReason, PortId};
-use crate::time::{Mono, Span};
+use crate::time::{Mono, Span, fires};
 use crate::wire::fragment::HEADER6;
 use crate::wire::{Family, Meta, be16, be32, ipv4, ipv6, number, put16, sum};
 
@@ -262,7 +262,8 @@ impl Reassembly {
         }
         if !self.datagrams.contains_key(&key) {
             self.serial += 1;
-            let place = (now + self.limits.timeout(meta.family), self.serial);
+            let timeout = self.limits.timeout(meta.family);
+            let place = (fires(now + timeout, timeout), self.serial);
             self.datagrams.insert(key, Datagram::new(place));
             self.order.insert(place, key);
         }

@@ -57,8 +57,8 @@ pub fn play_verbose(scenario: &Scenario, tell: &mut dyn FnMut(&str)) -> Outcome 
 const TIMER_PERIOD: Span = Span::from_millis(16_384);
 /// The finest, that of 1 s.
 const TIMER_STEP: Span = Span::from_millis(32);
-/// Goes through the steps of a minute and through those of five in few strides.
-const TIMER_STRIDE: Span = Span::from_millis(2_048 + 256);
+/// Goes through the steps of seconds, through those of a minute and through those of five in few strides.
+const TIMER_STRIDE: Span = Span::from_millis(2_048 + 256 + 32);
 /// The recording host was left alone for so long before the first step.
 const SETTLE: Span = Span::from_millis(300);
 

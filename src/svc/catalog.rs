@@ -15,10 +15,10 @@ use super::{
     Dest, DestId, DestSpec, Dests, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
 };
 use crate::conn::template::Templates;
-use crate::conn::wheel::fires;
+
 use crate::host::{NetPlan, Vips};
 use crate::sched::Scheduler;
-use crate::time::{Mono, Span};
+use crate::time::{Mono, Span, fires};
 
 /// Why a change was refused; the text is the kernel's (IPVS-RULES 99).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

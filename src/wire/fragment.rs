@@ -29,6 +29,22 @@ pub fn fragment4(
     meta: &Meta,
     mtu: usize,
     out: &mut Out,
+    each: impl FnMut(&mut Out, OwnedPacket),
+) -> Result<usize, DropReason> {
+    recut4(pkt, meta, mtu, &[], out, each)
+}
+
+/// The same for a packet that was put together here, and may have grown in front since: cut where the
+/// received fragments ended, as [`recut6`], if that can be (kernel: `ip_do_fragment`).
+///
+/// # Errors
+/// As [`fragment4`].
+pub fn recut4(
+    pkt: &mut PacketBuf<'_>,
+    meta: &Meta,
+    mtu: usize,
+    bounds: &[u16],
+    out: &mut Out,
     mut each: impl FnMut(&mut Out, OwnedPacket),
 ) -> Result<usize, DropReason> {
     let (l3, l4, end) = (meta.l3 as usize, meta.l4 as usize, meta.end as usize);
@@ -39,29 +55,21 @@ pub fn fragment4(
         return Err(DropReason::BadFragment);
     }
     let df = be16(frame, l3 + ipv4::field::FRAGMENT) & ipv4::DF;
-    pieces(
-        frame,
-        meta,
-        l4,
-        (room, 0),
-        |_| None,
-        out,
-        |out, mut packet, at, last| {
-            packet.edit(|p| {
-                let ip = &mut p.bytes_mut()[l3..];
-                put16(ip, ipv4::field::TOTAL, ip.len() as u16);
-                let more = if last && !meta.more_fragments { 0 } else { MORE4 };
-                put16(ip, ipv4::field::FRAGMENT, df | more | ((first + at) >> 3) as u16);
-                if at > 0 {
-                    blank_options(&mut ip[ipv4::LEN..l4 - l3]);
-                }
-                put16(ip, ipv4::field::CHECKSUM, 0);
-                let checksum = sum::checksum(&ip[..l4 - l3]);
-                put16(ip, ipv4::field::CHECKSUM, checksum);
-            });
-            each(out, packet);
-        },
-    )
+    pieces(frame, meta, l4, (room, 0), kept(bounds, end - l4, room), out, |out, mut packet, at, last| {
+        packet.edit(|p| {
+            let ip = &mut p.bytes_mut()[l3..];
+            put16(ip, ipv4::field::TOTAL, ip.len() as u16);
+            let more = if last && !meta.more_fragments { 0 } else { MORE4 };
+            put16(ip, ipv4::field::FRAGMENT, df | more | ((first + at) >> 3) as u16);
+            if at > 0 {
+                blank_options(&mut ip[ipv4::LEN..l4 - l3]);
+            }
+            put16(ip, ipv4::field::CHECKSUM, 0);
+            let checksum = sum::checksum(&ip[..l4 - l3]);
+            put16(ip, ipv4::field::CHECKSUM, checksum);
+        });
+        each(out, packet);
+    })
 }
 
 /// Overwrites options that belong into the first fragment only with NOPs.
@@ -144,11 +152,7 @@ fn cut6(
     let whole = !always && meta.ip_len() <= mtu;
     let gap = if whole { 0 } else { HEADER6 };
     let room = mtu.saturating_sub(cut - l3 + gap);
-    let grown = (meta.end as usize - cut).checked_sub(bounds.iter().map(|n| usize::from(*n)).sum());
-    let size = |i: usize| Some(usize::from(*bounds.get(i)?) + if i == 0 { grown? } else { 0 });
-    let kept = (0..bounds.len())
-        .all(|i| size(i).is_some_and(|n| n <= room && (n % 8 == 0 || i + 1 == bounds.len())));
-    let size = |i| size(i).filter(|_| kept);
+    let size = kept(bounds, meta.end as usize - cut, room);
     pieces(frame, meta, cut, (room, gap), size, out, |out, mut packet, at, last| {
         packet.edit(|p| {
             let bytes = p.bytes_mut();
@@ -164,6 +168,16 @@ fn cut6(
         });
         each(out, packet);
     })
+}
+
+/// Lengths of the pieces of `len` bytes by their numbers where they can be those that were received, the
+/// first one grown: multiples of 8, none longer than `room`.
+fn kept(bounds: &[u16], len: usize, room: usize) -> impl Fn(usize) -> Option<usize> {
+    let grown = len.checked_sub(bounds.iter().map(|n| usize::from(*n)).sum());
+    let size = move |i: usize| Some(usize::from(*bounds.get(i)?) + if i == 0 { grown? } else { 0 });
+    let kept = (0..bounds.len())
+        .all(|i| size(i).is_some_and(|n| n <= room && (n % 8 == 0 || i + 1 == bounds.len())));
+    move |i| size(i).filter(|_| kept)
 }
 
 /// Where the last next-header field before the fragmentable part of an IPv6 packet is, and where that part
