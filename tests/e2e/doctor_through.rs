@@ -111,11 +111,22 @@ in_namespaces! {
         if !crate::gate::xdp() {
             return;
         }
-        let clinic = &mut Clinic::at(Layout::new(Mode::Dr, false, 2, Encapsulation::Ipip), Io::Xdp, false, false);
-        let running = begin(clinic);
-        let told = examine(clinic.ns("director"), &running);
-        assert_eq!((&told["findings"], &told["notes"]), (&json!([]), &json!([])));
-        running.stop();
+        let mut healthy = Vec::new();
+        for inherit in [false, true] {
+            healthy.extend(Mode::ALL.map(|mode| (Layout::new(mode, false, 2, Encapsulation::Ipip), inherit)));
+            healthy.push((Layout::new(Mode::Nat, true, 2, Encapsulation::Ipip), inherit));
+        }
+        each(&healthy, |(layout, inherit)| {
+            let mut clinic = Clinic::at(layout.clone(), Io::Xdp, false, false);
+            if *inherit {
+                let own = |l: &str| if l.starts_with("mac = ") { "mac = \"inherit\"".to_owned() } else { l.to_owned() };
+                clinic.toml = clinic.toml.lines().map(own).collect::<Vec<_>>().join("\n");
+            }
+            let running = begin(&mut clinic);
+            let told = examine(clinic.ns("director"), &running);
+            assert_eq!((&told["findings"], &told["notes"]), (&json!([]), &json!([])), "{layout:?} {inherit}");
+            running.stop();
+        });
         // who asks for the MAC of a stranger tells that to the kernel, not to the director
         let all: Vec<(bool, &Seed)> = beyond(SEEDS).filter(|s| s.0 != "arp_announce").map(|s| (false, s)).collect();
         let wrong = misjudged(&all, Io::Xdp);

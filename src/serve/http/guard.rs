@@ -88,7 +88,8 @@ pub fn check(parts: &Parts, trust: &Trust) -> Result<(), Trouble> {
             "use the control socket: curl --unix-socket PATH http://localhost/v1/...",
         ));
     }
-    if !looks && parts.method != Method::DELETE {
+    // other methods are no route's, and are told so
+    if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
         let kind = one(&parts.headers, CONTENT_TYPE.as_str())?.unwrap_or("");
         let kind = kind.split(';').next().unwrap_or("").trim();
         if !matches!(kind, "application/json" | "application/toml") {
