@@ -17,6 +17,10 @@ use softlvs::engine::{Engine, PortId, Verdict};
 use softlvs::svc::Forward;
 use softlvs::time::Mono;
 
+#[cfg(feature = "daemon")]
+#[global_allocator]
+static MEMORY: softlvs::io::sys::huge::HugePages = softlvs::io::sys::huge::HugePages;
+
 /// Bursts counted; their number is known to the script.
 const BURSTS: usize = 64;
 const WAN: PortId = PortId(0);

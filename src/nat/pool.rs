@@ -12,17 +12,19 @@
 //! full the set is.
 //!
 //! Ports are taken in a circle from a random start, so that a freed port rests as long as possible: the
-//! server may still have its old flow in TIME_WAIT. LIPs take turns.
+//! server may still have its old flow in TIME_WAIT. LIPs take turns, [`TURN`] flows each: the sets of a few
+//! servers and one LIP are in the cache, those of all LIPs are not.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use arrayvec::ArrayVec;
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
 use crate::addr::Cidr;
+use crate::conn::hash::{HashKey, TupleHash};
 use crate::svc::Proto;
 
 /// The ports FULLNAT uses unless told otherwise: 64,512 for each LIP and remote.
@@ -30,6 +32,9 @@ pub const PORTS: RangeInclusive<u16> = 1024..=65535;
 
 /// Flows up to which a set of ports is a list.
 const FEW: usize = 24;
+
+/// Flows that a LIP gets in its turn.
+const TURN: u32 = 256;
 
 /// The real server's side of a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,17 +52,44 @@ pub struct Remote {
 pub struct LocalPool {
     addresses: Vec<IpAddr>,
     ports: RangeInclusive<u16>,
-    /// LIP whose turn it is.
+    /// LIP whose turn it is, and flows it has got in it.
     turn: usize,
-    used: HashMap<(Remote, IpAddr), Used, Keyed>,
+    given: u32,
+    sets: HashTable<Set>,
+    hash: TupleHash,
     live: usize,
+}
+
+/// The ports in use of one LIP towards one remote.
+#[derive(Clone, Debug)]
+struct Set {
+    remote: Remote,
+    lip: IpAddr,
+    used: Used,
+}
+
+impl Set {
+    fn is(&self, remote: &Remote, lip: IpAddr) -> bool {
+        self.lip == lip && self.remote == *remote
+    }
+}
+
+/// Remotes can be chosen by clients (services on all ports), so the hash has a secret key.
+fn hash(key: &TupleHash, remote: &Remote, lip: IpAddr) -> u64 {
+    let words = |ip: IpAddr| match ip {
+        IpAddr::V4(a) => [a.to_bits().into(), 0],
+        IpAddr::V6(a) => [a.to_bits() as u64, (a.to_bits() >> 64) as u64],
+    };
+    let ([a, b], [c, d]) = (words(remote.ip), words(lip));
+    key.of5([a, b, c, d, u64::from(remote.port) | (remote.proto as u64) << 16])
 }
 
 impl LocalPool {
     /// A pool of these LIPs, either family or both. Workers that share LIPs must have disjoint `ports`;
     /// an empty range makes a pool that is always exhausted. `seed` keys the hash.
     pub fn new(addresses: Vec<IpAddr>, ports: RangeInclusive<u16>, seed: (u64, u64)) -> LocalPool {
-        LocalPool { addresses, ports, turn: 0, used: HashMap::with_hasher(Keyed(seed.0, seed.1)), live: 0 }
+        let hash = HashKey(seed.0, seed.1).into();
+        LocalPool { addresses, ports, turn: 0, given: 0, sets: HashTable::new(), hash, live: 0 }
     }
 
     /// Takes an address and port for a new flow to `remote`; `None` when every one is taken, or when there
@@ -69,28 +101,42 @@ impl LocalPool {
     /// The same, from the LIPs of one network only.
     pub fn alloc_near(&mut self, remote: Remote, random: u64, near: Option<Cidr>) -> Option<(IpAddr, u16)> {
         let (first, count) = self.span()?;
+        if self.given >= TURN {
+            self.next_turn();
+        }
         for _ in 0..self.addresses.len() {
-            self.turn = (self.turn + 1) % self.addresses.len();
-            let lip = self.addresses[self.turn];
-            if lip.is_ipv4() != remote.ip.is_ipv4() || near.is_some_and(|net| !net.contains(lip)) {
-                continue;
+            let lip = *self.addresses.get(self.turn)?;
+            if lip.is_ipv4() == remote.ip.is_ipv4() && near.is_none_or(|net| net.contains(lip)) {
+                let start = || (random % u64::from(count)) as u16;
+                if let Some(index) = self.set(remote, lip, start).take_next(count) {
+                    self.live += 1;
+                    self.given += 1;
+                    return Some((lip, first + index));
+                }
             }
-            let start = || (random % u64::from(count)) as u16;
-            let used = self.used.entry((remote, lip)).or_insert_with(|| Used::new(start()));
-            if let Some(index) = used.take_next(count) {
-                self.live += 1;
-                return Some((lip, first + index));
-            }
+            self.next_turn();
         }
         None
+    }
+
+    fn next_turn(&mut self) {
+        self.turn = (self.turn + 1) % self.addresses.len().max(1);
+        self.given = 0;
+    }
+
+    /// The ports of a LIP towards a remote; new ones begin at `start`.
+    fn set(&mut self, remote: Remote, lip: IpAddr, start: impl FnOnce() -> u16) -> &mut Used {
+        let rehash = |s: &Set| hash(&self.hash, &s.remote, s.lip);
+        let entry = self.sets.entry(hash(&self.hash, &remote, lip), |s| s.is(&remote, lip), rehash);
+        let set = entry.or_insert_with(|| Set { remote, lip, used: Used::new(start()) });
+        &mut set.into_mut().used
     }
 
     /// Takes this very address and port, for a flow that is taken over with its tuple; false when it is
     /// taken already or not of this pool's ports. The LIP need not be of this pool.
     pub fn claim(&mut self, remote: Remote, lip: IpAddr, lport: u16) -> bool {
         let Some((index, count)) = self.index_of(lport) else { return false };
-        let used = self.used.entry((remote, lip)).or_insert_with(|| Used::new(index));
-        let taken = used.take(index, count);
+        let taken = self.set(remote, lip, || index).take(index, count);
         self.live += usize::from(taken);
         taken
     }
@@ -98,11 +144,12 @@ impl LocalPool {
     /// Gives back what [`LocalPool::alloc`] or [`LocalPool::claim`] gave; false when it was not taken.
     pub fn free(&mut self, remote: Remote, lip: IpAddr, lport: u16) -> bool {
         let Some((index, _)) = self.index_of(lport) else { return false };
-        let Some(used) = self.used.get_mut(&(remote, lip)) else { return false };
-        let freed = used.free(index);
+        let found = self.sets.find_entry(hash(&self.hash, &remote, lip), |s| s.is(&remote, lip));
+        let Ok(mut entry) = found else { return false };
+        let freed = entry.get_mut().used.free(index);
         self.live -= usize::from(freed);
-        if used.is_empty() {
-            self.used.remove(&(remote, lip));
+        if entry.get().used.is_empty() {
+            entry.remove();
         }
         freed
     }
@@ -110,17 +157,26 @@ impl LocalPool {
     /// A copy that knows only the tuples towards these servers; for whoever wants to know what would happen.
     #[must_use]
     pub fn part(&self, towards: impl Fn(IpAddr) -> bool) -> LocalPool {
-        let mut used = HashMap::with_hasher(self.used.hasher().clone());
-        let wanted = self.used.iter().filter(|((remote, _), _)| towards(remote.ip));
-        used.extend(wanted.map(|(key, ports)| (*key, ports.clone())));
-        let (addresses, ports) = (self.addresses.clone(), self.ports.clone());
-        LocalPool { addresses, ports, turn: self.turn, used, live: self.live }
+        let mut part = LocalPool {
+            addresses: self.addresses.clone(),
+            ports: self.ports.clone(),
+            turn: self.turn,
+            given: self.given,
+            sets: HashTable::new(),
+            hash: self.hash,
+            live: self.live,
+        };
+        for set in self.sets.iter().filter(|set| towards(set.remote.ip)) {
+            let rehash = |s: &Set| hash(&self.hash, &s.remote, s.lip);
+            part.sets.insert_unique(rehash(set), set.clone(), rehash);
+        }
+        part
     }
 
     /// Changes the LIPs. Flows on addresses that are gone keep them until they end.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.addresses = addresses;
-        self.turn = 0;
+        (self.turn, self.given) = (0, 0);
     }
 
     /// True when there is a LIP of the family, so that `None` of [`LocalPool::alloc`] means exhaustion.
@@ -145,7 +201,7 @@ impl LocalPool {
 
     /// Pairs of LIP and remote that hold memory.
     pub fn sets(&self) -> usize {
-        self.used.len()
+        self.sets.len()
     }
 
     /// Index of a port, and number of ports.
@@ -313,7 +369,7 @@ fn first_bit(words: &[u64], start: usize) -> Option<usize> {
     None
 }
 
-/// Remotes can be chosen by clients (services on all ports), so the hash has a secret key.
+/// Keyed SipHash, for tables whose keys others choose.
 #[derive(Clone, Debug)]
 pub(crate) struct Keyed(pub u64, pub u64);
 
@@ -379,7 +435,7 @@ mod tests {
         for port in 1..=u16::MAX {
             assert!(pool.alloc(remote(port), 9).is_some());
         }
-        assert!(pool.used.values().all(|u| matches!(u, Used::Few { .. })));
+        assert!(pool.sets.iter().all(|s| matches!(s.used, Used::Few { .. })));
     }
 
     #[test]
