@@ -8,10 +8,10 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use softlvs::buf::{HEADROOM, PacketBuf};
-use softlvs::conn::hash::HashKey;
 use softlvs::conn::key::Tuple;
 use softlvs::conn::state::State;
 use softlvs::conn::table::{NewConn, Table, flag};
+use softlvs::hash::HashKey;
 use softlvs::nat::{self, Ends};
 use softlvs::svc::DestId;
 use softlvs::time::{Mono, Span};

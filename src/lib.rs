@@ -10,6 +10,7 @@ pub mod buf;
 pub mod conn;
 pub mod dr;
 pub mod engine;
+pub mod hash;
 pub mod health;
 pub mod host;
 pub mod ipvsadm;

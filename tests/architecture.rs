@@ -19,7 +19,7 @@ const CORE: &[(&str, &[&str])] = &[
     ("ipvsadm", &["svc", "host", "sched", "conn", "wire"]),
     ("engine", &["conn", "dr", "host", "nat", "sched", "svc", "tunnel", "wire"]),
 ];
-const LEAVES: &[&str] = &["addr", "buf", "engine", "time"];
+const LEAVES: &[&str] = &["addr", "buf", "engine", "hash", "time"];
 const FOREIGN: &[&str] =
     &["tokio", "nix", "libc", "clap", "serde", "serde_json", "toml", "tracing", "tun_tap"];
 

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::hash::TupleHash;
+use crate::hash::TupleHash;
 use crate::wire::Family;
 use crate::wire::plain::{Change, Ends};
 
@@ -142,7 +142,7 @@ fn rest(proto: u8, ports: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conn::hash::HashKey;
+    use crate::hash::HashKey;
 
     #[test]
     fn the_key_and_every_field_change_the_hash() {

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
-pub mod hash;
 mod index;
 pub mod key;
 pub mod state;

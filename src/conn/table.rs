@@ -17,10 +17,10 @@ mod part;
 use std::sync::Mutex;
 
 pub use super::connection::{Conn, NewConn, Side, flag};
-use super::hash::{HashKey, TupleHash};
 use super::index::{Index, NoGap};
 use super::key::{Addr, Tuple};
 use super::wheel::{BUCKET, BUCKETS, NIL, Tick, next_bucket};
+use crate::hash::{HashKey, TupleHash};
 use crate::time::{Mono, Span};
 use crate::wire::plain::Ends;
 
@@ -33,7 +33,7 @@ pub enum OpenError {
     ClientKeyTaken,
     /// A live connection has the same key on the real server's side.
     RealKeyTaken,
-    /// Too many keys fall on one place of the index (see [`super::hash`]).
+    /// Too many keys fall on one place of the index (see [`crate::hash`]).
     Crowded,
 }
 

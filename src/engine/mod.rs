@@ -55,9 +55,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::buf::Out;
-use crate::conn::hash::HashKey;
 use crate::conn::table::{Table, flag};
 use crate::conn::wheel::Tick;
+use crate::hash::HashKey;
 use crate::host::frag::{FragLimits, Reassembly};
 use crate::host::{AddrRange, Host, HostOptions};
 use crate::nat::pool::{LocalPool, PORTS};

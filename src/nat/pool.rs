@@ -24,7 +24,7 @@ use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
 use crate::addr::Cidr;
-use crate::conn::hash::{HashKey, TupleHash};
+use crate::hash::{HashKey, TupleHash};
 use crate::svc::Proto;
 
 /// The ports FULLNAT uses unless told otherwise: 64,512 for each LIP and remote.
@@ -420,8 +420,8 @@ mod tests {
     #[test]
     fn an_emptied_remote_holds_no_memory() {
         let mut pool = pool(3, PORTS);
-        let all: Vec<_> = (0..500).map(|i| pool.alloc(remote(80), i).unwrap()).collect();
-        assert_eq!(pool.sets(), 3);
+        let all: Vec<_> = (0..3 * TURN).map(|i| pool.alloc(remote(80), i.into()).unwrap()).collect();
+        assert_eq!(pool.sets(), 3, "each had its turn");
         for (lip, lport) in all {
             assert!(pool.free(remote(80), lip, lport));
         }

@@ -37,9 +37,9 @@ impl<A: Addr> Table<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conn::hash::HashKey;
     use crate::conn::state::State;
     use crate::conn::table::{NewConn, Side};
+    use crate::hash::HashKey;
     use crate::svc::DestId;
     use crate::time::{Mono, Span};
 

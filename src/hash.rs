@@ -18,7 +18,7 @@
 //! 2^-n, which is proved, not hoped for. The first layer is no linear function of the tuple: known
 //! collisions do not lead to others by addition. The hash itself never leaves the process but for some
 //! of its lower half, as source port of GUE; places come from the upper half. And should somebody be able
-//! to make collisions all the same, [`super::index`] bounds what they cost. (Decision 19.)
+//! to make collisions all the same, the index (`conn/index.rs`) bounds what they cost. (Decision 19.)
 
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
