@@ -54,6 +54,8 @@ pub struct Rates {
 #[derive(Clone, Copy, Debug, Default)]
 struct Average {
     last: [u64; 5],
+    /// What `last` was when `-Z` came (kernel: `kstats0`).
+    zeroed: [u64; 5],
     scaled: [i64; 5],
 }
 
@@ -68,6 +70,10 @@ impl Average {
         }
         self.last = now;
         self
+    }
+    fn begin(&mut self) {
+        self.scaled = [0; 5];
+        self.zeroed = self.last;
     }
     fn per_second(&self) -> [u64; 5] {
         std::array::from_fn(|i| {
@@ -91,33 +97,26 @@ impl Rates {
     /// `-Z` begins the averages of a service and its real servers anew (kernel: `ip_vs_zero_estimator`).
     pub fn zero(&mut self, service: &Service) {
         if let Some(average) = self.services.get_mut(&service.id) {
-            average.scaled = [0; 5];
+            average.begin();
         }
         for d in &service.dests {
             if let Some(average) = self.dests.get_mut(&d.id) {
-                average.scaled = [0; 5];
+                average.begin();
             }
         }
     }
-    /// A baseline by which counters read as they stood at the last tick: the kernel shows them so
-    /// (IPVS-RULES 96), and replays have to.
-    pub fn as_of_tick(&self, zero: &Baseline, services: &[Arc<Service>]) -> Baseline {
-        fn base(now: [u64; 5], tick: Option<&Average>, shown: [u64; 5]) -> [u64; 5] {
-            // shown = now - zero, wanted = tick - zero, so the baseline is now - wanted
-            let tick = tick.map_or([0; 5], |a| a.last);
-            std::array::from_fn(|i| {
-                let since = now[i].saturating_sub(tick[i]);
-                now[i].saturating_sub(shown[i].saturating_sub(since))
-            })
+    /// A baseline by which counters read as they stood at the last tick, and `-Z` made zero of what they
+    /// had been at the tick before it: the kernel shows them so (IPVS-RULES 96), and replays have to.
+    pub fn as_of_tick(&self, services: &[Arc<Service>]) -> Baseline {
+        fn base(now: [u64; 5], tick: Option<&Average>) -> [u64; 5] {
+            let shown = tick.map_or([0; 5], |a| minus(a.last, Some(&a.zeroed)));
+            minus(now, Some(&shown))
         }
         let mut out = Baseline::default();
         for s in services {
-            let now = s.stats.read();
-            out.services
-                .insert(s.id, base(now, self.services.get(&s.id), minus(now, zero.services.get(&s.id))));
+            out.services.insert(s.id, base(s.stats.read(), self.services.get(&s.id)));
             for d in &s.dests {
-                let now = d.stats.read();
-                out.dests.insert(d.id, base(now, self.dests.get(&d.id), minus(now, zero.dests.get(&d.id))));
+                out.dests.insert(d.id, base(d.stats.read(), self.dests.get(&d.id)));
             }
         }
         out

@@ -327,6 +327,13 @@ impl<'s, 't> Player<'s, 't> {
         let words: Vec<_> = text.args.split_whitespace().collect();
         let what = match parse(&words) {
             Ok(Command::List(what)) => what,
+            Ok(Command::Save(true)) => {
+                let got = list::rules(self.catalog.services(), None);
+                if let Err(why) = texts::compare(text, &got) {
+                    self.text_differences.push((text.after_step, format!("ipvsadm {}: {why}", text.args)));
+                }
+                return Ok(());
+            }
             other => return Err(Stop::Unsupported(format!("listing `{}`: {other:?}", text.args))),
         };
         let at = self.at_ms();
@@ -350,7 +357,7 @@ impl<'s, 't> Player<'s, 't> {
             Show::Rate | Show::Stats if !self.rates.is_empty() => {
                 let services = self.catalog.services();
                 let one = |(_, rates): &(Mono, Rates)| {
-                    let zero = rates.as_of_tick(&self.zero, services);
+                    let zero = rates.as_of_tick(services);
                     let source = Source { rates, zero: &zero, ..source };
                     texts::compare(text, &list::listing(source, &what).unwrap_or_default())
                 };
@@ -404,11 +411,12 @@ impl<'s, 't> Player<'s, 't> {
     }
 }
 
-/// The kernel's estimator ticks from a moment no recording tells: all phases are tried, 50 ms apart.
+/// The kernel's estimator ticks from a moment no recording tells: all phases are tried, 10 ms apart.
 fn phases(scenario: &Scenario, start: Mono) -> Vec<(Mono, Rates)> {
-    let wanted = scenario.texts.iter().any(|t| t.args.contains("--rate"));
-    let steps = if wanted { RATE_INTERVAL.as_millis() / 50 } else { 0 };
-    (1..=steps).map(|i| (start + Span::from_millis(i * 50), Rates::default())).collect()
+    let zeroes = scenario.steps.iter().filter_map(|s| s.cmd.as_deref()).any(|c| c.contains("-Z"));
+    let wanted = zeroes || scenario.texts.iter().any(|t| t.args.contains("--rate"));
+    let steps = if wanted { RATE_INTERVAL.as_millis() / 10 } else { 0 };
+    (1..=steps).map(|i| (start + Span::from_millis(i * 10), Rates::default())).collect()
 }
 
 fn command(line: &str, catalog: &mut Catalog, zero: &mut Baseline) -> Result<Command, Refusal> {
