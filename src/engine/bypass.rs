@@ -7,6 +7,7 @@ use super::{Core, DropReason, Verdict};
 use crate::buf::{Out, PacketBuf};
 use crate::conn::state::{Seen, State, chunk_event};
 use crate::conn::table::{NewConn, OpenError, flag};
+use crate::host::IcmpError;
 use crate::svc::{DestId, Proto, Service, Snapshot};
 use crate::wire::{Meta, number, tcp};
 
@@ -24,6 +25,11 @@ impl Core {
     ) -> Verdict {
         let none = Verdict::Drop(DropReason::NoDestination);
         let Some(proto) = Proto::from_number(meta.proto).filter(|_| snap.sysctl.cache_bypass) else {
+            // over IPv4 the kernel could answer from the packet's destination only, which is not its own
+            if A::V6 {
+                let kind = IcmpError::PortUnreachable;
+                self.host.error(at.now, kind, at.port, pkt.bytes(), &meta, None, out);
+            }
             return none;
         };
         if service.spec.one_packet && proto == Proto::Udp {
