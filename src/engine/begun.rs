@@ -56,11 +56,16 @@ impl Core {
         self.tell_template(snap, at.now, &key, was, known.is_some());
         let template = match known {
             Some(template) if template.dest == dest.id => template,
-            _ if self.is_full(snap) => return None,
             other => {
+                let full = self.is_full(snap);
                 if let Some(elsewhere) = other {
-                    snap.templates.retire(&elsewhere);
+                    if !full {
+                        snap.templates.retire(&elsewhere);
+                    }
                     elsewhere.release();
+                }
+                if full {
+                    return None;
                 }
                 let (real, timeout) = ((dest.spec.ip, went.sport), persistence.timeout);
                 let new = NewTemplate { key, dest: dest.id, real, live: &dest.live, timeout };

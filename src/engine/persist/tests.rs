@@ -332,6 +332,27 @@ fn the_call_id_tells_calls_apart_and_what_has_none_is_dropped() {
 }
 
 #[test]
+fn a_request_of_a_server_that_finds_no_room_holds_no_template() {
+    let n = net(false);
+    let client = SocketAddr::new(n.client, 5060);
+    let sip = |s: &mut ServiceSpec| s.engine = Some(PersistenceEngine::Sip);
+    let mut e = engine_of(&mut persistent(Forward::Nat, Proto::Udp, sip), 2);
+    let servers: Vec<SocketAddr> =
+        e.snap.services[0].dests.iter().map(|d| SocketAddr::new(d.spec.ip, d.spec.port)).collect();
+    for server in [servers[0], servers[1]] {
+        let invite = b"INVITE sip:x SIP/2.0\r\nCall-ID: a@1\r\n\r\n";
+        let (verdict, _) = give(&mut e, at(0), LAN, &frame(LAN_MAC, Proto::Udp, server, client, 0, invite));
+        assert_eq!(verdict == Verdict::Send(WAN), server == servers[0], "{verdict:?}");
+    }
+    assert_eq!((e.connections(at(0)).count(), e.templates(at(0)).count()), (1, 1));
+    assert_eq!(e.templates(at(0)).next().unwrap().dest, servers[0], "the first one's stays");
+    for secs in [600, 700, 800] {
+        wait(&mut e, secs);
+    }
+    assert_eq!((e.connections(at(800)).count(), e.templates(at(800)).count()), (0, 0));
+}
+
+#[test]
 fn ftp_data_connections_follow_their_control_connection() {
     let n = net(false);
     for persistence in [None, Some(Persistence { timeout: Span::from_secs(300), netmask: 32 })] {
