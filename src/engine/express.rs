@@ -109,6 +109,10 @@ impl Core {
                 lane.port
             }
             Side::Real => {
+                // the guess may be older than what is in its place now
+                if !conn.two_keys() {
+                    return None;
+                }
                 let (port, mtu, from, neighbor) = host.neighbor_towards(turn.now, conn.client.ip())?;
                 if size > mtu as usize {
                     return None;
