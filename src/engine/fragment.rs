@@ -89,7 +89,8 @@ impl Core {
                 && let Ok(Parsed::Ip(meta)) = parse(first.bytes(), *link)
             {
                 let kind = IcmpError::ReassemblyTimeout;
-                let bytes = host.late_error(now, kind, port, first.bytes(), &meta, None, out) as u64;
+                host.recall_options(first.bytes(), &meta, true);
+                let bytes = host.error(now, kind, port, first.bytes(), &meta, None, out) as u64;
                 match meta.family {
                     _ if bytes == 0 => {}
                     Family::V4 => told4.push((u32::tuple(first.bytes(), &meta), bytes)),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Host;
-use super::options::{self, with_options};
+use super::options::with_options;
 use crate::buf::Out;
 use crate::engine::PortId;
 use crate::time::{Mono, Span};
@@ -154,24 +154,6 @@ impl Host {
         self.counters.refused_bytes += sent as u64;
         self.send_own(now, &route, made, out);
         sent
-    }
-
-    /// [`Host::error`] about a packet that was kept for some time.
-    #[expect(clippy::too_many_arguments, reason = "an error has this many facts")]
-    pub fn late_error(
-        &mut self,
-        now: Mono,
-        kind: IcmpError,
-        in_port: PortId,
-        frame: &[u8],
-        meta: &Meta,
-        source: Option<IpAddr>,
-        out: &mut Out,
-    ) -> usize {
-        if options::any(meta) {
-            self.recall_options(frame, meta, true);
-        }
-        self.error(now, kind, in_port, frame, meta, source, out)
     }
 
     fn may_tell(&self, port: PortId, frame: &[u8], meta: &Meta, sender: IpAddr, dst: IpAddr) -> bool {

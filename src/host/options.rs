@@ -75,9 +75,12 @@ impl Host {
         if seen.source_route { Err(DropReason::SourceRoute) } else { Ok(()) }
     }
 
-    /// Finds out again what a packet has that was received earlier.
+    /// Finds out again what a packet has that was received earlier, and kept for some time.
     #[cold]
     pub fn recall_options(&mut self, frame: &[u8], meta: &Meta, ours: bool) {
+        if !any(meta) {
+            return;
+        }
         let seen = header(frame, meta).map(options::recall).unwrap_or_default();
         self.received = Received { l3: meta.l3, seen, ours };
     }

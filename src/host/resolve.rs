@@ -300,7 +300,8 @@ impl Host {
                 let sender = meta.src(bytes);
                 let own = || self.source_for(&self.reply_route(port, sender)?, sender.is_ipv6());
                 let source = source.or_else(own);
-                told = self.late_error(now, IcmpError::HostUnreachable, port, bytes, &meta, source, out);
+                self.recall_options(bytes, &meta, true);
+                told = self.error(now, IcmpError::HostUnreachable, port, bytes, &meta, source, out);
             }
         }
         if parked.on_fail == OnFail::Nothing {
