@@ -190,7 +190,7 @@ impl<R: Read> Reader<R> {
         let (link, before) = link.map_err(PcapError::LinkType)?;
         bytes.clear();
         bytes.extend_from_slice(data.get(before..).unwrap_or_default());
-        Ok((record, link))
+        Ok((Record { wire_len: record.wire_len.saturating_sub(before as u32), ..record }, link))
     }
 
     /// The rest of a section header: it says the byte order of all that follows.
@@ -294,6 +294,17 @@ mod tests {
         let mut old = Vec::new();
         pcap::Writer::new(&mut old, Link::Ip).unwrap().write(Span(1), &[3; 20]).unwrap();
         assert_eq!(nth(&old[..], 1).unwrap(), Some((Link::Ip, vec![3; 20])));
+    }
+
+    #[test]
+    fn what_a_cooked_capture_puts_before_a_packet_counts_nowhere() {
+        let mut file = file();
+        // the link type of the first interface, behind a section of 28 bytes
+        file[36] = 113;
+        let mut reader = Reader::behind_magic(&file[4..]).unwrap();
+        let mut bytes = Vec::new();
+        let (record, link) = reader.read(&mut bytes).unwrap().unwrap();
+        assert_eq!((record.wire_len, link, bytes), (45, Link::Ip, vec![1; 45]));
     }
 
     #[test]
