@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::family::IpFamily;
 use super::input::Arrival;
+use super::rows::{ASSURED, ConnRow};
 use super::schedule::Placement;
 use super::{Core, DropReason, Engine, Verdict, sip};
 use crate::addr;
@@ -14,7 +15,6 @@ use crate::conn::key::Tuple;
 use crate::conn::state::State;
 use crate::conn::table::flag;
 use crate::conn::template::{NewTemplate, Template, TemplateKey, Templates};
-use crate::engine::ConnRow;
 use crate::svc::snapshot::FTP;
 use crate::svc::{
     Dest, Ending, Persistence, PersistenceEngine, Proto, Service, ServiceKey, ServiceSpec, Snapshot,
@@ -321,7 +321,7 @@ fn row(t: &Template, now: Mono) -> ConnRow {
     ConnRow {
         proto: t.key.proto,
         expires: t.deadline().since(now),
-        state: if t.is_assured() { "ASSURED" } else { "NONE" },
+        state: if t.is_assured() { ASSURED } else { State::TcpNone.name() },
         client: SocketAddr::new(t.key.client, 0),
         virt: SocketAddr::new(t.key.virt, vport),
         dest: SocketAddr::new(t.real.0, rport),

@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 
 use super::Engine;
 use super::family::IpFamily;
+use crate::conn::state::State;
 use crate::conn::table::Conn;
 use crate::conn::wheel::Tick;
 use crate::svc::Snapshot;
 use crate::time::{Mono, Span};
+
+/// State of a template one of whose connections was established; the others' is that of a new connection.
+pub(super) const ASSURED: &str = "ASSURED";
 
 /// One line of `ipvsadm -Lnc`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +32,19 @@ pub struct ConnRow {
     pub local: Option<SocketAddr>,
     /// Templates of persistence engines: the engine's name and what it found.
     pub pe: Option<(&'static str, String)>,
+}
+
+impl ConnRow {
+    /// Every name of a state, once.
+    pub fn states() -> Vec<&'static str> {
+        let mut all: Vec<&'static str> = Vec::new();
+        for name in State::ALL.iter().map(|s| s.name()).chain([ASSURED]) {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
+        all
+    }
 }
 
 impl Engine {

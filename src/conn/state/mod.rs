@@ -55,23 +55,48 @@ pub enum State {
 }
 
 /// TCP states in table order.
-pub const TCP_STATES: [State; 11] = [
-    State::TcpNone,
-    State::TcpEstablished,
-    State::TcpSynSent,
-    State::TcpSynRecv,
-    State::TcpFinWait,
-    State::TcpTimeWait,
-    State::TcpClose,
-    State::TcpCloseWait,
-    State::TcpLastAck,
-    State::TcpListen,
-    State::TcpSynAck,
-];
+pub const TCP_STATES: &[State] = State::ALL.split_at(State::Udp as usize).0;
+
+const _: () = {
+    let mut i = 0;
+    while i < State::COUNT {
+        assert!(State::ALL[i] as usize == i);
+        i += 1;
+    }
+};
 
 impl State {
     /// Number of states.
     pub const COUNT: usize = State::SctpClosed as usize + 1;
+    /// All of them, in order.
+    pub const ALL: [State; State::COUNT] = [
+        State::TcpNone,
+        State::TcpEstablished,
+        State::TcpSynSent,
+        State::TcpSynRecv,
+        State::TcpFinWait,
+        State::TcpTimeWait,
+        State::TcpClose,
+        State::TcpCloseWait,
+        State::TcpLastAck,
+        State::TcpListen,
+        State::TcpSynAck,
+        State::Udp,
+        State::SctpNone,
+        State::SctpInit1,
+        State::SctpInit,
+        State::SctpCookieSent,
+        State::SctpCookieReplied,
+        State::SctpCookieWait,
+        State::SctpCookie,
+        State::SctpCookieEchoed,
+        State::SctpEstablished,
+        State::SctpShutdownSent,
+        State::SctpShutdownReceived,
+        State::SctpShutdownAckSent,
+        State::SctpRejected,
+        State::SctpClosed,
+    ];
 
     /// State of a connection before its first packet was looked at.
     pub const fn initial(proto: Proto) -> State {

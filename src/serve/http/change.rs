@@ -180,7 +180,7 @@ pub async fn config(context: Context, call: Call) -> Answer {
             .map_err(|_| Trouble::bad("the configuration is not text in UTF-8", ""))?,
         false => toml_of(&object(&call)?)?,
     };
-    let dry_run = call.flag("dry_run");
+    let dry_run = call.flag("dry_run")?;
     let tell = |failure: &Failure| {
         if !dry_run {
             context.control.refused(failure);

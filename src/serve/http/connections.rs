@@ -28,7 +28,7 @@ pub struct Filter {
     client: Option<At>,
     service: Option<At>,
     real: Option<At>,
-    state: Option<String>,
+    state: Option<&'static str>,
 }
 
 /// An address, with or without its port.
@@ -61,12 +61,17 @@ impl Filter {
             "sctp" => Ok(Proto::Sctp.number()),
             _ => Err(Trouble::bad(format!("protocol: `{text}` is not known"), "tcp, udp or sctp")),
         });
+        let state = call.get("state").map(|text| {
+            let all = ConnRow::states();
+            let known = all.iter().copied().find(|name| name.eq_ignore_ascii_case(text));
+            known.ok_or_else(|| Trouble::bad(format!("state: `{text}` is not known"), all.join(", ")))
+        });
         Ok(Filter {
             proto: proto.transpose()?,
             client: at("client").transpose()?,
             service: at("service").transpose()?,
             real: at("real").transpose()?,
-            state: call.get("state").map(str::to_owned),
+            state: state.transpose()?,
         })
     }
     fn fits(&self, r: &ConnRow) -> bool {
@@ -74,7 +79,7 @@ impl Filter {
             && self.client.is_none_or(|a| a.fits(r.client))
             && self.service.is_none_or(|a| a.fits(r.virt))
             && self.real.is_none_or(|a| a.fits(r.dest))
-            && self.state.as_deref().is_none_or(|s| s.eq_ignore_ascii_case(r.state))
+            && self.state.is_none_or(|s| s == r.state)
     }
 }
 
@@ -142,11 +147,18 @@ async fn slice(
 pub async fn get(context: Context, call: Call) -> Result<Response<Body>, Trouble> {
     let filter = Filter::read(&call)?;
     let wants_lines = call.accept.contains("application/x-ndjson");
-    match call.get("format").unwrap_or(if wants_lines { "ndjson" } else { "json" }) {
+    let (numeric, persistence) = (call.flag("numeric")?, call.flag("persistence")?);
+    let format = call.get("format").unwrap_or(if wants_lines { "ndjson" } else { "json" });
+    let streamed = matches!(format, "ndjson" | "ipvsadm" | "proc");
+    if let Some(name) = ["limit", "cursor"].into_iter().find(|n| streamed && call.get(n).is_some()) {
+        let why = format!("{name} is for pages, and format {format} has none");
+        return Err(Trouble::bad(why, "leave it out, or ask for format=json"));
+    }
+    match format {
         "ndjson" => Ok(stream_all(context, Format::Ndjson, filter)),
         "ipvsadm" => {
-            let names = (!call.flag("numeric")).then(super::change::own_names);
-            Ok(stream_all(context, Format::Ipvsadm(names, call.flag("persistence")), filter))
+            let names = (!numeric).then(super::change::own_names);
+            Ok(stream_all(context, Format::Ipvsadm(names, persistence), filter))
         }
         "proc" => Ok(stream_all(context, Format::Proc, filter)),
         "json" => page(context, &call, &filter).await,
@@ -235,4 +247,28 @@ fn row(r: &ConnRow) -> Value {
         value["persistence_engine"] = json!({ "name": name, "data": data });
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Filter, hyper::StatusCode> {
+        let request = hyper::Request::get(format!("/v1/connections?{query}")).body(()).unwrap();
+        let call = Call::new(&request.into_parts().0, Vec::new(), Bytes::new()).unwrap();
+        Filter::read(&call).map_err(|t| t.into_response().status())
+    }
+
+    #[test]
+    fn a_filter_that_can_fit_nothing_is_refused() {
+        for name in ConnRow::states() {
+            let filter = read(&format!("state={}", name.to_lowercase())).unwrap();
+            assert_eq!(filter.state, Some(name));
+        }
+        for typo in
+            ["state=typo", "state=", "protocol=icmp", "client=10.0.0", "real=10.0.0.1:x", "service=web"]
+        {
+            assert_eq!(read(typo), Err(hyper::StatusCode::BAD_REQUEST), "{typo}");
+        }
+    }
 }

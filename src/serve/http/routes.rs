@@ -68,9 +68,16 @@ impl Call {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
-    /// True for `name`, `name=1`, `name=true`.
-    pub fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name), Some("" | "1" | "true" | "yes"))
+    /// True for `name`, `name=1`, `name=true`, `name=yes`; false for their contraries and when it is not there.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn flag(&self, name: &str) -> Result<bool, Trouble> {
+        match self.get(name) {
+            Some("" | "1" | "true" | "yes") => Ok(true),
+            None | Some("0" | "false" | "no") => Ok(false),
+            Some(other) => Err(Trouble::bad(format!("{name}: `{other}` is not known"), "1 or 0")),
+        }
     }
 }
 
@@ -98,8 +105,8 @@ const LIST: &[(&str, &str)] = &[
     ("service", "virtual address, with or without port"),
     ("real", "real server's address, with or without port"),
     ("state", "name of the state, such as ESTABLISHED"),
-    ("limit", "most rows of this page (1 to 10000, 1000 when not said)"),
-    ("cursor", "`next` of the page before"),
+    ("limit", "format json: most rows of this page (1 to 10000, 1000 when not said)"),
+    ("cursor", "format json: `next` of the page before"),
     ("format", "json (a page), ndjson, ipvsadm or proc (all rows as a stream)"),
     ("numeric", "format ipvsadm: addresses only"),
     ("persistence", "format ipvsadm: with the columns of persistence engines"),
@@ -117,10 +124,15 @@ impl Route {
     /// What stands behind `?` is all known here. Who looks after monitoring may add what he likes.
     ///
     /// # Errors
-    /// A name that is not.
+    /// A name that is not, or that is there twice.
     pub fn knows(&self, call: &Call) -> Result<(), Trouble> {
         if !self.path.starts_with("/v1/") {
             return Ok(());
+        }
+        let again =
+            |(i, (name, _)): &(usize, &(String, String))| call.query[..*i].iter().any(|(n, _)| n == name);
+        if let Some((_, (name, _))) = call.query.iter().enumerate().find(again) {
+            return Err(Trouble::bad(format!("`{name}` stands behind ? more than once"), "say it once"));
         }
         let known: Vec<&str> = self.query.iter().map(|(name, _)| *name).collect();
         let Some((name, _)) = call.query.iter().find(|(name, _)| !known.contains(&name.as_str())) else {
@@ -300,7 +312,12 @@ mod tests {
         ] {
             assert!(ask(fine).is_ok(), "{fine}");
         }
-        for typo in ["/v1/connections?sate=CLOSE", "/v1/status?x", "/v1/config?dryrun=1"] {
+        for typo in [
+            "/v1/connections?sate=CLOSE",
+            "/v1/connections?limit=1&limit=2",
+            "/v1/status?x",
+            "/v1/config?dryrun=1",
+        ] {
             assert_eq!(ask(typo).unwrap_err().into_response().status(), StatusCode::BAD_REQUEST, "{typo}");
         }
     }
