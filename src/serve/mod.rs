@@ -8,6 +8,7 @@ pub mod entry;
 pub mod health;
 mod host_side;
 pub mod http;
+mod inherited;
 pub mod listen;
 pub mod notify;
 mod ports;

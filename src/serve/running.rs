@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::claims::Filters;
 use super::host_side::HostSide;
+use super::inherited::Inherited;
 use super::ports;
 use super::tended::Tended;
 use super::workers::Workers;
@@ -39,6 +40,7 @@ pub struct Running {
     // Dropped after the workers, in this order: the kernel is told nothing while packets still flow.
     host_sides: Vec<HostSide>,
     tended: Tended,
+    inherited: Inherited,
     vips: BTreeSet<IpAddr>,
     guards: Vec<Guard>,
     guarded: Vec<IpAddr>,
@@ -85,6 +87,7 @@ impl Running {
         }
         let virtual_devices = setups.iter().zip(&infos).filter(|(s, _)| s.device.is_virtual());
         let tended = Tended::new(virtual_devices.map(|(_, info)| info.name.as_str()));
+        let inherited = Inherited::new(&infos);
         let names: Vec<String> = (0..workers).map(|i| format!("softlvs-worker-{i}")).collect();
         let handles = worker::start_all(&names, crewed)
             .map_err(|e| Failure::run("cannot start the packet workers", e.to_string(), ""))?;
@@ -98,6 +101,7 @@ impl Running {
             workers,
             host_sides,
             tended,
+            inherited,
             vips,
             guards,
             guarded: addresses,
@@ -224,6 +228,7 @@ impl Running {
     /// What is to be done once in a while.
     pub fn look(&mut self) {
         self.filters.look();
+        self.inherited.look();
         self.tended.look(&mut self.host_sides, &self.vips);
     }
 
