@@ -74,7 +74,7 @@ fn through(director: Option<&mut Client>, ports: &[&str]) -> Result<Found, Strin
     told.and_then(|told| {
         serde_json::from_value(told).map_err(|e| Failure::run("the answer", e.to_string(), ""))
     })
-    .map_err(|f| format!("the director does not either: {}", f.messages().join("; ").replace("error: ", "")))
+    .map_err(|f| format!("nor does the director ask it: {}", f.messages().join("; ").replace("error: ", "")))
 }
 
 /// Examines.

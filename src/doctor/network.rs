@@ -21,6 +21,8 @@ use crate::time::Mono;
 
 /// Real servers that are asked; a farm of thousands would take hours.
 const MOST: usize = 64;
+/// Addresses that are asked for together.
+const TOGETHER: usize = 32;
 /// What is known of a real server.
 pub(super) struct Real<'p> {
     pub spec: &'p DestSpec,
@@ -54,8 +56,8 @@ pub fn ask_from(
     }
     let host = Host::new(Mono::ZERO, net, 0);
     let reals = reals(plan, &host, &stations, found);
-    let macs = neighbors(plan, &host, &reals, &mut stations, found);
-    ourselves(plan, &mut stations, &reals, &macs, found);
+    let macs = neighbors(plan, &host, &reals, &mut stations, &going_on, found);
+    ourselves(plan, &mut stations, &reals, &macs, &going_on, found);
     for real in reals.iter().take_while(|_| going_on()) {
         if let (Some(station), Some(mac)) =
             (stations.get_mut(&real.route.port), macs.get(&(real.route.port, real.route.next_hop)))
@@ -122,6 +124,7 @@ fn neighbors(
     host: &Host,
     reals: &[Real<'_>],
     stations: &mut Stations,
+    going_on: &impl Fn() -> bool,
     found: &mut Found,
 ) -> BTreeMap<(PortId, IpAddr), Mac> {
     let mut hops: BTreeSet<(PortId, IpAddr)> =
@@ -133,7 +136,7 @@ fn neighbors(
         }
     }
     let mut macs = BTreeMap::new();
-    for (port, hop) in hops {
+    for (port, hop) in hops.into_iter().take_while(|_| going_on()) {
         let (Some(station), Some(dip)) = (stations.get_mut(&port), dip(plan, port, hop)) else { continue };
         let setup = &plan.ports[usize::from(port.0)];
         if station.bare() {
@@ -197,6 +200,7 @@ fn ourselves(
     stations: &mut Stations,
     reals: &[Real<'_>],
     macs: &BTreeMap<(PortId, IpAddr), Mac>,
+    going_on: &impl Fn() -> bool,
     found: &mut Found,
 ) {
     let vips: BTreeSet<IpAddr> = plan.vips().collect();
@@ -205,25 +209,26 @@ fn ourselves(
     for (port, station) in stations.iter_mut().filter(|(_, station)| !station.bare()) {
         let setup = &plan.ports[usize::from(port.0)];
         let name = setup.device.name();
-        let dips: Vec<IpAddr> = setup.addresses.iter().map(|c| c.addr).collect();
-        for ip in vips.union(&marked).chain(&dips) {
-            for mac in station.who_has(*ip, None).into_iter().filter(|m| *m != station.mac) {
-                let owner = reals.iter().find(|r| macs.get(&(*port, r.spec.ip)) == Some(&mac));
-                let virtual_address = vips.contains(ip) || marked.contains(ip);
-                found.findings.push(match owner {
-                    Some(real) if virtual_address => announced(*ip, real.spec.ip),
-                    _ if marked.contains(ip) && !vips.contains(ip) => continue,
-                    _ => Finding::new(
-                        "duplicate_address",
-                        ip,
-                        format!("the station {mac} on {name} says it has this address of the director"),
-                        format!(
-                            "on that station: `ip address del {ip}/{} dev IFACE`",
-                            length(&setup.addresses, *ip)
-                        ),
+        let dips = setup.addresses.iter().map(|c| c.addr);
+        let all: Vec<IpAddr> = vips.union(&marked).copied().chain(dips).collect();
+        let asked = all.chunks(TOGETHER).take_while(|_| going_on());
+        let claimed: Vec<(IpAddr, Mac)> = asked.flat_map(|some| station.claims(some)).collect();
+        for (ip, mac) in claimed.into_iter().filter(|(_, mac)| *mac != station.mac) {
+            let owner = reals.iter().find(|r| macs.get(&(*port, r.spec.ip)) == Some(&mac));
+            let virtual_address = vips.contains(&ip) || marked.contains(&ip);
+            found.findings.push(match owner {
+                Some(real) if virtual_address => announced(ip, real.spec.ip),
+                _ if marked.contains(&ip) && !vips.contains(&ip) => continue,
+                _ => Finding::new(
+                    "duplicate_address",
+                    ip,
+                    format!("the station {mac} on {name} says it has this address of the director"),
+                    format!(
+                        "on that station: `ip address del {ip}/{} dev IFACE`",
+                        length(&setup.addresses, ip)
                     ),
-                });
-            }
+                ),
+            });
         }
     }
 }

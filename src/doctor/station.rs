@@ -77,19 +77,34 @@ impl Station {
     /// Everybody who says to have an address; without `sender` it is asked as a probe, from which nobody is to
     /// learn anything.
     pub fn who_has(&mut self, target: IpAddr, sender: Option<IpAddr>) -> Vec<Mac> {
-        let Some(question) = self.question(target, sender) else { return Vec::new() };
+        let found = self.claimed(&[target], sender, |found| !found.is_empty());
+        found.into_iter().map(|(_, mac)| mac).collect()
+    }
+
+    /// Everybody who says to have one of these addresses, which are asked for together, as probes.
+    pub fn claims(&mut self, targets: &[IpAddr]) -> Vec<(IpAddr, Mac)> {
+        self.claimed(targets, None, |_| false)
+    }
+
+    fn claimed(
+        &mut self,
+        targets: &[IpAddr],
+        sender: Option<IpAddr>,
+        enough: impl Fn(&[(IpAddr, Mac)]) -> bool,
+    ) -> Vec<(IpAddr, Mac)> {
         let mut found = Vec::new();
         for _ in 0..TRIES {
-            self.send(&question);
-            self.hear::<()>(PATIENCE, |frame, parsed| {
-                if let Some(mac) = has(frame, parsed, target)
-                    && !found.contains(&mac)
-                {
-                    found.push(mac);
+            for target in targets {
+                if let Some(question) = self.question(*target, sender) {
+                    self.send(&question);
                 }
+            }
+            self.hear::<()>(PATIENCE, |frame, parsed| {
+                let heard = targets.iter().find_map(|target| Some((*target, has(frame, parsed, *target)?)));
+                found.extend(heard.filter(|heard| !found.contains(heard)));
                 None
             });
-            if !found.is_empty() {
+            if enough(&found) {
                 break;
             }
         }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Context;
-use super::answer::{Body, Trouble, json as answer};
+use super::answer::{Body, Trouble, aside, json as answer, unfinished};
 use super::routes::Call;
 use crate::addr::Mac;
 use crate::doctor::Found;
@@ -76,27 +76,29 @@ pub async fn ask(context: Context, call: Call) -> Result<Response<Body>, Trouble
         // the director answers for its addresses itself
         stations.insert(port, Station::new(Box::new(wire), Vec::new()));
     }
-    let ears = Arc::new(ears);
-    let listen = move |engine: &mut Engine, _| {
-        let ears = ears.clone();
-        engine.listen(move |port, frame| tell(&ears, port, frame));
-    };
-    workers.ask_all(listen).await?;
-    let gone = Gone(Arc::default());
+    let (ears, gone) = (Arc::new(ears), Gone(Arc::default()));
     let over = gone.0.clone();
-    let asking = tokio::task::spawn_blocking(move || {
-        let _alone = alone;
-        let mut found = Found::default();
-        ask_from(&plan, net, stations, || !over.load(Relaxed), &mut found);
-        found.findings.sort();
-        found.findings.dedup();
+    // goes to its end when nobody waits for it any more: then that is soon, and nobody listens on
+    let asking = tokio::spawn(async move {
+        let listen = move |engine: &mut Engine, _| {
+            let ears = ears.clone();
+            engine.listen(move |port, frame| tell(&ears, port, frame));
+        };
+        workers.ask_all(listen).await?;
+        let asked = aside(move || {
+            let mut found = Found::default();
+            ask_from(&plan, net, stations, || !over.load(Relaxed), &mut found);
+            found.findings.sort();
+            found.findings.dedup();
+            found
+        });
+        let found = asked.await;
+        // before the next one is let in, who may listen at once
+        workers.ask_all(|engine, _| engine.stop_listening()).await?;
+        drop(alone);
         found
     });
-    let found = asking.await.map_err(|_| {
-        Trouble::new(StatusCode::INTERNAL_SERVER_ERROR, "the network could not be asked to the end", "")
-    })?;
-    // nobody has to listen for the next one to find silence
-    drop(workers.ask_all(|engine, _| engine.stop_listening()).await);
+    let found = asking.await.map_err(|_| unfinished())??;
     drop(gone);
     Ok(answer(&json!(found)))
 }
