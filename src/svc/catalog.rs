@@ -15,7 +15,6 @@ use super::{
     Dest, DestId, DestSpec, Dests, Ending, SchedulerKind, Service, ServiceId, ServiceKey, ServiceSpec, Stats,
 };
 use crate::conn::template::Templates;
-
 use crate::host::{NetPlan, Vips};
 use crate::sched::Scheduler;
 use crate::time::{Mono, Span, fires};

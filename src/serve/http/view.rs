@@ -37,7 +37,7 @@ pub async fn totals(context: &Context) -> Result<(Counters, DropCounters, usize)
     Ok((counters, drops, connections))
 }
 
-/// What the directors' hosts said by themselves, by its name.
+/// What the director said by itself, all workers together, by its name.
 async fn said(context: &Context) -> Result<[(&'static str, u64); 7], Trouble> {
     let one = |engine: &mut Engine, _| {
         let c = engine.host().counters;
