@@ -1,4 +1,4 @@
-//! The keyed hash of tuples: where a connection lies in the index.
+//! The keyed hash of tuples: where a connection lies in the index, and a local port in its pool.
 //!
 //! # Theory of operation
 //! Whoever sends packets chooses tuples, and every packet pays for a crowded place in the index, so which
@@ -77,7 +77,7 @@ impl TupleHash {
     }
 }
 
-/// Odd, its bits as many ones as zeros and in no order (of the digits of the golden ratio).
+/// Odd, its bits in no order (the digits of the golden ratio).
 const SCATTER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]

@@ -196,14 +196,15 @@ impl<A: Addr> Conn<A> {
     pub fn ends_at(&self, real: A) -> Ends<A::Pair> {
         Ends::new(A::pair(self.client, real), self.cport, self.rport)
     }
-    /// Sets the deadline. False where that is before the table looks at it next: [`Table::arm_earlier`].
+    /// Sets the deadline. False where that is before the table looks at it next: then
+    /// [`super::table::Table::arm_earlier`] is due.
     #[inline(always)]
     #[must_use]
     pub fn goes_on(&mut self, deadline: Tick) -> bool {
         self.deadline = deadline;
         self.armed.until(deadline) >= 0
     }
-    /// What that does to checksums.
+    /// What their translation does to checksums of the packets that come from this side.
     #[inline(always)]
     pub fn change(&self, side: Side) -> Change {
         match side {
@@ -228,7 +229,7 @@ pub struct NewConn<A> {
     pub real: (A, u16),
     /// Local address and port, for FULLNAT.
     pub local: Option<(A, u16)>,
-    /// Flags: `TWO_KEYS`, `TUNNEL`, `NO_OUTPUT`.
+    /// See [`flag`]; `LIVE` and `FULLNAT` are added by themselves.
     pub flags: u16,
     /// Real server.
     pub dest: DestId,
