@@ -26,7 +26,7 @@ use crate::conn::wheel::Tick;
 use crate::host::FrameTo;
 use crate::svc::{Proto, Snapshot};
 use crate::time::Mono;
-use crate::wire::plain::{self, Station};
+use crate::wire::plain::{self, Plain, Station};
 use crate::wire::{Family, Link, Meta, Parsed, parse};
 
 /// Most packets gone through together: their headers and connections stay in the first-level cache.
@@ -79,6 +79,8 @@ pub(super) struct Sight {
     pub group: bool,
     /// Hash of its tuple where it may be of a connection, otherwise nothing.
     pub hash: u64,
+    /// Only its SYN is not ordinary.
+    pub plain: bool,
 }
 
 impl Look {
@@ -91,7 +93,8 @@ impl Look {
 }
 
 impl Sight {
-    pub const NOTHING: Sight = Sight { found: Err(DropReason::ShortFrame), group: false, hash: 0 };
+    pub const NOTHING: Sight =
+        Sight { found: Err(DropReason::ShortFrame), group: false, hash: 0, plain: false };
 
     fn family(&self) -> Option<Family> {
         match &self.found {
@@ -208,20 +211,36 @@ impl Core {
     fn look(&mut self, turn: &Turn, i: usize, pkt: &PacketBuf<'_>) -> Look {
         let frame = pkt.bytes();
         let whole = !matches!(pkt.offload.csum, Csum::Partial { .. }) && pkt.offload.gso.is_none();
-        let family = turn.station.filter(|_| whole).and_then(|to| plain::family(frame, to));
-        let plain = match family {
-            Some(Family::V4) => plain::read4(frame).map(|(proto, ends, _)| {
-                Look::new(self.tables.v4.hash_ends(proto, ends), Kind::Plain4, family)
+        let sort = turn.station.filter(|_| whole).and_then(|to| plain::sort(frame, to));
+        let plain = match sort {
+            Some(Plain::Goes(Family::V4)) => plain::read4(frame).map(|(proto, ends, _)| {
+                Look::new(self.tables.v4.hash_ends(proto, ends), Kind::Plain4, Some(Family::V4))
             }),
-            Some(Family::V6) => plain::read6(frame).map(|(proto, ends, _)| {
-                Look::new(self.tables.v6.hash_ends(proto, ends), Kind::Plain6, family)
+            Some(Plain::Goes(Family::V6)) => plain::read6(frame).map(|(proto, ends, _)| {
+                Look::new(self.tables.v6.hash_ends(proto, ends), Kind::Plain6, Some(Family::V6))
             }),
+            Some(Plain::Begins(family)) => Some(self.look_at_syn(i, frame, family)),
             None => None,
         };
         match plain {
             Some(look) => look,
             None => self.look_closer(turn, i, frame),
         }
+    }
+
+    /// A frame that is ordinary but for its SYN.
+    #[inline(never)]
+    fn look_at_syn(&mut self, i: usize, frame: &[u8], family: Family) -> Look {
+        let hash = match family {
+            Family::V4 => plain::read4(frame).map(|(proto, ends, _)| self.tables.v4.hash_ends(proto, ends)),
+            Family::V6 => plain::read6(frame).map(|(proto, ends, _)| self.tables.v6.hash_ends(proto, ends)),
+        };
+        if let (Some(place), Some(meta), Some(hash)) =
+            (self.sights.get_mut(i), plain::meta(frame, family), hash)
+        {
+            *place = Sight { found: Ok(Parsed::Ip(meta)), group: false, hash, plain: true };
+        }
+        Look::new(hash.unwrap_or(0), Kind::Other, Some(family))
     }
 
     #[inline(never)]
@@ -256,7 +275,7 @@ impl Core {
             Ok(Parsed::Ip(meta)) => self.tables.v6.hash(&<u128 as IpFamily>::tuple(frame, meta)),
             _ => 0,
         };
-        Sight { found, group, hash }
+        Sight { found, group, hash, plain: false }
     }
 
     /// The long way of packet `i`.
@@ -273,7 +292,8 @@ impl Core {
             Some(sight) if look.kind == Kind::Other => *sight,
             _ => self.sight(turn, pkt.bytes()),
         };
-        let at = Arrival { now: turn.now, port: turn.port, largest: 0, handed: turn.handed };
+        let Turn { now, port, handed, .. } = *turn;
+        let at = Arrival { now, port, largest: 0, handed, plain: sight.plain };
         let waiting = self.together.len();
         let verdict = self.packet(snap, at, &sight, pkt, out);
         self.together.nobody();

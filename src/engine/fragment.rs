@@ -54,7 +54,8 @@ impl Core {
         let bytes = whole.bytes().len();
         self.tell_fragment(meta, || format!("the last one: a datagram in a frame of {bytes} bytes"));
         // the fragments were ours, the datagram may be another worker's
-        let at = Arrival { largest: largest.min(usize::from(u16::MAX)) as u16, handed: false, ..at };
+        let largest = largest.min(usize::from(u16::MAX)) as u16;
+        let at = Arrival { largest, handed: false, plain: false, ..at };
         let link = self.links[usize::from(at.port.0)];
         let verdict = whole.edit(|p| match parse(p.bytes(), link) {
             Ok(Parsed::Ip(meta)) if !meta.is_fragment() && !is_atomic(p.bytes(), &meta) => {

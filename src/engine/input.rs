@@ -24,6 +24,8 @@ pub(super) struct Arrival {
     pub largest: u16,
     /// Another worker gave it to us: it is ours.
     pub handed: bool,
+    /// An ordinary frame but for its SYN.
+    pub plain: bool,
 }
 
 impl Arrival {

@@ -108,7 +108,7 @@ impl Engine {
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
-        let verdict = self.one(Arrival { now, port, largest, handed: true }, pkt, out);
+        let verdict = self.one(Arrival { now, port, largest, handed: true, plain: false }, pkt, out);
         // a datagram that came in fragments counts as one that was split, wherever it was put together
         let counted = if let Verdict::Send(_) = verdict { Verdict::Taken(Taken::Split) } else { verdict };
         self.core.count(counted);
@@ -116,7 +116,7 @@ impl Engine {
     }
     /// A packet that [`HOST`] answers and all others learn from: it is not counted.
     pub fn on_heard(&mut self, now: Mono, port: PortId, pkt: &mut PacketBuf<'_>, out: &mut Out) {
-        let _ = self.one(Arrival { now, port, largest: 0, handed: true }, pkt, out);
+        let _ = self.one(Arrival { now, port, largest: 0, handed: true, plain: false }, pkt, out);
     }
     /// Packets for another worker that it had no room for.
     pub fn handover_full(&mut self, packets: u64) {

@@ -98,6 +98,11 @@ impl Core {
     ) -> Verdict {
         self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, dest);
         let conn = *A::table(&mut self.tables).get(slot);
+        if at.plain
+            && let Some(verdict) = self.launch(at.now, pkt, &conn, dest)
+        {
+            return verdict;
+        }
         self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out)
     }
 

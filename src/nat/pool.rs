@@ -307,10 +307,8 @@ struct Bitmap {
 impl Bitmap {
     fn new(count: u16) -> Box<Bitmap> {
         let mut map = Box::new(Bitmap { free: [0; WORDS], room: [0; WORDS / 64], next: 0, used: 0 });
-        for index in 0..usize::from(count) {
-            map.free[index / 64] |= 1 << (index % 64);
-            map.room[index / 4096] |= 1 << (index / 64 % 64);
-        }
+        first_bits(&mut map.free, count.into());
+        first_bits(&mut map.room, usize::from(count).div_ceil(64));
         map
     }
 
@@ -354,6 +352,14 @@ impl Bitmap {
         self.room[word / 64] |= 1 << (word % 64);
         self.used -= 1;
         true
+    }
+}
+
+/// Sets the first `count` bits.
+fn first_bits(words: &mut [u64], count: usize) {
+    words[..count / 64].fill(u64::MAX);
+    if !count.is_multiple_of(64) {
+        words[count / 64] = (1 << (count % 64)) - 1;
     }
 }
 
@@ -461,6 +467,15 @@ mod tests {
             taken.push(index);
         }
         assert!(words <= 4 * 10_000, "{words}");
+    }
+
+    #[test]
+    fn a_new_bitmap_has_room_for_so_many_and_no_more() {
+        for count in [1u16, 63, 64, 65, 4095, 4096, 4097, 64_512, 65_535] {
+            let mut map = Bitmap::new(count);
+            let given: Vec<u16> = std::iter::from_fn(|| map.take_next()).collect();
+            assert!(given.iter().copied().eq(0..count), "{count}");
+        }
     }
 
     #[test]

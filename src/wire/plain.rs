@@ -10,7 +10,7 @@
 
 use super::eth::{self, Stations};
 use super::sum::fold;
-use super::{Family, be16, be32, be64, be128, ipv4, ipv6, number, put32, put64, put128, tcp, udp};
+use super::{Family, Meta, be16, be32, be64, be128, ipv4, ipv6, number, put32, put64, put128, tcp, udp};
 use crate::addr::Mac;
 
 /// Offset of the transport header behind a plain IPv4 header.
@@ -99,9 +99,22 @@ impl Station {
     }
 }
 
-/// The family of an ordinary frame to the station `to`; `None` for every other frame.
+/// An ordinary frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plain {
+    /// It goes on with something.
+    Goes(Family),
+    /// It may begin a connection: only its SYN is not ordinary.
+    Begins(Family),
+}
+
+/// What TCP flags say.
+const GOES: u8 = tcp::flag::ACK;
+const BEGINS: u8 = tcp::flag::SYN;
+
+/// What an ordinary frame to the station `to` is; `None` for every other frame.
 #[inline(always)]
-pub fn family(frame: &[u8], to: Station) -> Option<Family> {
+pub fn sort(frame: &[u8], to: Station) -> Option<Plain> {
     let head = frame.first_chunk::<LEAST4>()?;
     let first = u64::from_le_bytes([head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7]]);
     // EtherType, version and header length in one
@@ -109,16 +122,19 @@ pub fn family(frame: &[u8], to: Station) -> Option<Family> {
     if first << 16 != to.0 << 16 {
         None
     } else if kind == u32::from(number::ETH_IPV4) << 8 | 0x45 {
-        ordinary4(head, frame).then_some(Family::V4)
+        ordinary4(head, frame)
+            .map(|begins| if begins { Plain::Begins(Family::V4) } else { Plain::Goes(Family::V4) })
     } else if kind & !15 == u32::from(number::ETH_IPV6) << 8 | 0x60 {
-        ordinary6(frame).then_some(Family::V6)
+        ordinary6(frame)
+            .map(|begins| if begins { Plain::Begins(Family::V6) } else { Plain::Goes(Family::V6) })
     } else {
         None
     }
 }
 
+/// Whether it begins something.
 #[inline(always)]
-fn ordinary4(head: &[u8; LEAST4], frame: &[u8]) -> bool {
+fn ordinary4(head: &[u8; LEAST4], frame: &[u8]) -> Option<bool> {
     let ip = |at: usize| eth::LEN + at;
     let word = |at: usize| {
         let at = ip(at);
@@ -128,34 +144,66 @@ fn ordinary4(head: &[u8; LEAST4], frame: &[u8]) -> bool {
     let whole = be16(head, ip(ipv4::field::FRAGMENT)) & 0x3fff == 0;
     let sound = fold(word(0) + word(4) + word(8) + word(12) + word(16)) == 0xffff;
     let inside = eth::LEN + total <= frame.len();
-    sound
-        && whole
-        && inside
-        && head[ip(ipv4::field::TTL)] > 1
-        && transport(head[ip(ipv4::field::PROTO)], total, ipv4::LEN, frame, L4_V4)
+    if !(sound && whole && inside && head[ip(ipv4::field::TTL)] > 1) {
+        return None;
+    }
+    transport(head[ip(ipv4::field::PROTO)], total, ipv4::LEN, frame, L4_V4)
 }
 
 #[inline(always)]
-fn ordinary6(frame: &[u8]) -> bool {
-    let Some(head) = frame.first_chunk::<LEAST6>() else { return false };
+fn ordinary6(frame: &[u8]) -> Option<bool> {
+    let head = frame.first_chunk::<LEAST6>()?;
     let ip = |at: usize| eth::LEN + at;
     let total = ipv6::LEN + usize::from(be16(head, ip(ipv6::field::PAYLOAD)));
-    eth::LEN + total <= frame.len()
-        && head[ip(ipv6::field::HOP_LIMIT)] > 1
-        && transport(head[ip(ipv6::field::NEXT)], total, ipv6::LEN, frame, L4_V6)
+    if eth::LEN + total > frame.len() || head[ip(ipv6::field::HOP_LIMIT)] <= 1 {
+        return None;
+    }
+    transport(head[ip(ipv6::field::NEXT)], total, ipv6::LEN, frame, L4_V6)
 }
 
-/// TCP that neither begins nor ends anything, or UDP.
+/// Whether TCP begins something; `None` where it ends something, or for what is neither TCP nor UDP.
 #[inline(always)]
-fn transport(proto: u8, total: usize, header: usize, frame: &[u8], l4: usize) -> bool {
+fn transport(proto: u8, total: usize, header: usize, frame: &[u8], l4: usize) -> Option<bool> {
     match proto {
-        number::TCP => {
-            total >= header + tcp::LEN
-                && frame.get(l4 + FLAGS).is_some_and(|f| f & (NOT_STEADY | tcp::flag::ACK) == tcp::flag::ACK)
+        number::TCP if total >= header + tcp::LEN => {
+            match frame.get(l4 + FLAGS)? & (NOT_STEADY | tcp::flag::ACK) {
+                GOES => Some(false),
+                BEGINS => Some(true),
+                _ => None,
+            }
         }
-        number::UDP => total >= header + udp::LEN,
-        _ => false,
+        number::UDP if total >= header + udp::LEN => Some(false),
+        _ => None,
     }
+}
+
+/// An ordinary frame as [`super::parse`] would find it.
+#[inline(always)]
+pub fn meta(frame: &[u8], family: Family) -> Option<Meta> {
+    let (l4, proto, ports, size, ttl) = match family {
+        Family::V4 => {
+            let (proto, ends, size) = read4(frame)?;
+            (L4_V4, proto, ends.ports, size, *frame.get(eth::LEN + ipv4::field::TTL)?)
+        }
+        Family::V6 => {
+            let (proto, ends, size) = read6(frame)?;
+            (L4_V6, proto, ends.ports, size, *frame.get(eth::LEN + ipv6::field::HOP_LIMIT)?)
+        }
+    };
+    let tcp_flags = if proto == number::TCP { *frame.get(l4 + FLAGS)? } else { 0 };
+    Some(Meta {
+        family,
+        proto,
+        tcp_flags,
+        ttl,
+        l3: eth::LEN as u16,
+        l4: l4 as u16,
+        end: (eth::LEN + size) as u32,
+        sport: (ports >> 16) as u16,
+        dport: ports as u16,
+        frag_offset: 0,
+        more_fragments: false,
+    })
 }
 
 /// What an ordinary IPv4 frame says: protocol, ends, length of the datagram.

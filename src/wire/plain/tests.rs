@@ -51,7 +51,7 @@ proptest! {
         v6: bool,
         proto in prop::sample::select(vec![number::TCP, number::UDP, number::SCTP, number::FRAGMENT]),
         words in prop::sample::select(vec![0usize, 0, 0, 1]),
-        flags in prop::sample::select(vec![0x10u8, 0x18, 0x02, 0x11, 0x14, 0x00]),
+        flags in prop::sample::select(vec![0x10u8, 0x18, 0x02, 0x02, 0xc2, 0x12, 0x11, 0x14, 0x00]),
         at in prop::option::of((0usize..60, any::<u8>())),
         cut in 0usize..100,
         resum: bool,
@@ -67,12 +67,15 @@ proptest! {
             sum_header(&mut f);
         }
         f.truncate(cut.max(20) + f.len() / 2);
-        let Some(family) = family(&f, Station::of(TO)) else { return Ok(()) };
+        let Some(sort) = sort(&f, Station::of(TO)) else { return Ok(()) };
+        let (Plain::Goes(family) | Plain::Begins(family)) = sort;
         prop_assert_eq!(&f[..6], TO.0);
         let Ok(Parsed::Ip(meta)) = parse(&f, Link::Ethernet) else { panic!("the parser refuses it") };
         prop_assert_eq!(meta.family, family);
         prop_assert!(!meta.is_fragment() && meta.ttl > 1);
-        prop_assert!(meta.proto == number::UDP || meta.tcp_flags & 0x17 == 0x10);
+        let flags = if matches!(sort, Plain::Goes(_)) { 0x10 } else { 0x02 };
+        prop_assert!(meta.tcp_flags & 0x17 == flags || (meta.proto == number::UDP && flags == 0x10));
+        prop_assert_eq!(super::meta(&f, family), Some(meta));
         match family {
             Family::V4 => {
                 let (proto, ends, len) = read4(&f).unwrap();
@@ -109,7 +112,8 @@ proptest! {
             let at = if proto == number::TCP { tcp::field::CHECKSUM } else { udp::field::CHECKSUM };
             put16(&mut before, l4 + at, field);
         }
-        prop_assert!(family(&before, Station::of(TO)).is_some());
+        let goes = matches!(sort(&before, Station::of(TO)), Some(Plain::Goes(_)));
+        prop_assert!(goes);
         let Ok(Parsed::Ip(meta)) = parse(&before, Link::Ethernet) else { panic!("not IP") };
         let stations = Stations::new(FROM, TO);
         let mut at_once = before.clone();
@@ -162,9 +166,9 @@ proptest! {
 #[test]
 fn other_stations_and_short_frames_are_not_ordinary() {
     let f = frame(false, number::UDP, &[7; 60], 0);
-    assert_eq!(family(&f, Station::of(TO)), Some(Family::V4));
-    assert_eq!(family(&f, Station::of(FROM)), None);
+    assert_eq!(sort(&f, Station::of(TO)), Some(Plain::Goes(Family::V4)));
+    assert_eq!(sort(&f, Station::of(FROM)), None);
     for len in 0..60 {
-        assert_eq!(family(&f[..len], Station::of(TO)), None, "cut to {len}");
+        assert_eq!(sort(&f[..len], Station::of(TO)), None, "cut to {len}");
     }
 }
