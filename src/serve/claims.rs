@@ -35,19 +35,32 @@ impl Filters {
         self.all.push(Watched { port, filter, claims: Claims::default(), lost: false });
     }
 
-    /// Tells every program what belongs to the director by this snapshot. To be called before the workers
-    /// get it.
+    /// No port has such a program.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Tells every program what belongs to the director by this snapshot, all or none. To be called before the
+    /// workers get it.
     ///
     /// # Errors
     /// There are too many addresses.
     pub fn update(&mut self, snap: &Snapshot) -> Result<(), OpenError> {
         let host = if self.all.is_empty() { None } else { host_addresses() };
-        for w in &mut self.all {
+        let mut new = Vec::with_capacity(self.all.len());
+        for w in &self.all {
             let known = || w.claims.host.iter().copied().collect();
             let claims = claims(snap, w.port, &w.filter, &host.clone().unwrap_or_else(known));
-            w.filter.update(&claims)?;
-            w.claims = claims;
+            if let Err(e) = w.filter.update(&claims) {
+                for told in &self.all[..new.len()] {
+                    // it held them a moment ago
+                    let _ = told.filter.update(&told.claims);
+                }
+                return Err(e);
+            }
+            new.push(claims);
         }
+        self.all.iter_mut().zip(new).for_each(|(w, claims)| w.claims = claims);
         Ok(())
     }
 

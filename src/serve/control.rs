@@ -505,11 +505,22 @@ impl Task {
     async fn publish(&mut self, mut next: State, changes: Changes) -> Result<(), Failure> {
         let (before, vips): (BTreeSet<IpAddr>, _) = (self.state.vips(), next.vips());
         let ports = next.plan.ports != self.state.plan.ports;
-        if vips != before || ports {
+        let surround = vips != before || ports;
+        if surround {
             self.running.surround(&next.plan, &vips, &before)?;
         }
+        // before the schedulers are told, who forget nothing of it
+        if let Err(why) = self.running.claim(|| next.catalog.preview()) {
+            if surround && let Err(e) = self.running.surround(&self.state.plan, &before, &vips) {
+                warn!("what was prepared for a refused change stays: {}", e.messages().join("; "));
+            }
+            return Err(why);
+        }
         let snapshot = next.catalog.commit();
-        self.running.claim(&snapshot)?;
+        // removed servers may be forgotten now: fewer addresses are not refused
+        if let Err(e) = self.running.claim(|| snapshot.clone()) {
+            warn!("{}", e.messages().join("; "));
+        }
         self.generation = snapshot.generation;
         self.state = next;
         self.running.workers()?.publish(snapshot).await.map_err(|_| stopped())?;

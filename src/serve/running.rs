@@ -1,5 +1,6 @@
 //! A running director: its ports, its worker, and what was set up around it in the kernel.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -217,12 +218,15 @@ impl Running {
         Ok(())
     }
 
-    /// Tells the programs on XDP ports what belongs to the director by this snapshot.
+    /// Tells the programs on XDP ports what belongs to the director by this snapshot, all of them or none.
     ///
     /// # Errors
     /// There are too many addresses.
-    pub fn claim(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
-        Ok(self.filters.update(snapshot)?)
+    pub fn claim<S: Borrow<Snapshot>>(&mut self, snapshot: impl FnOnce() -> S) -> Result<(), Failure> {
+        if self.filters.is_empty() {
+            return Ok(());
+        }
+        Ok(self.filters.update(snapshot().borrow())?)
     }
 
     /// What is to be done once in a while.

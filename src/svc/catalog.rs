@@ -360,10 +360,20 @@ impl Catalog {
         }
         self.empty_trash();
         self.retire();
-        self.generation += 1;
-        self.refresh();
-        let snapshot = Arc::new(Snapshot {
-            generation: self.generation,
+        let snapshot = Arc::new(self.preview());
+        self.generation = snapshot.generation;
+        self.last.published.retain(|s| Arc::strong_count(s) > 1);
+        self.last.published.push(snapshot.clone());
+        snapshot
+    }
+
+    /// What [`Catalog::commit`] will publish, but for removed servers that it forgets. Nobody is told: the
+    /// change may still be refused.
+    pub fn preview(&mut self) -> Snapshot {
+        let generation = self.generation + 1;
+        self.refresh(generation);
+        Snapshot {
+            generation,
             services: self.services.clone(),
             dests: self.dests.clone(),
             trash: !self.trash.is_empty(),
@@ -376,14 +386,11 @@ impl Catalog {
             owned: self.last.owned.clone(),
             reals: self.reals.clone(),
             engines: self.last.engines,
-        });
-        self.last.published.retain(|s| Arc::strong_count(s) > 1);
-        self.last.published.push(snapshot.clone());
-        snapshot
+        }
     }
 
-    /// Makes what snapshots share, where services or network changed.
-    fn refresh(&mut self) {
+    /// Makes what snapshots share, where services or network changed, for the snapshot of this number.
+    fn refresh(&mut self, generation: u64) {
         let same_net = Arc::ptr_eq(&self.last.net, &self.net);
         if !self.last.stale && same_net {
             return;
@@ -397,7 +404,7 @@ impl Catalog {
                 self.last.vips.iter().map(|(ip, names)| (ip, names)).collect();
             let new = vips.iter().filter(|(ip, names)| before.get(ip) != Some(&names));
             let before = (self.last.owned.number(), new.map(|(ip, _)| *ip).collect());
-            self.last.owned = Arc::new(Vips::named(self.generation, &vips, &self.net, before));
+            self.last.owned = Arc::new(Vips::named(generation, &vips, &self.net, before));
             self.last.vips = Arc::new(vips);
         }
         self.last.net = self.net.clone();

@@ -82,3 +82,25 @@ impl Snapshot {
         hit.map_or(0, |r| r.mark)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::svc::{Catalog, Proto, ServiceKey, ServiceSpec};
+
+    #[test]
+    fn a_preview_says_what_the_commit_publishes_and_a_refused_one_leaves_nothing() {
+        let key = |n: u8| ServiceKey::Address { proto: Proto::Tcp, ip: [192, 0, 2, n].into(), port: 80 };
+        let mut running = Catalog::default();
+        running.add_service(ServiceSpec::new(key(1))).unwrap();
+        let first = running.commit();
+        let mut next = running.clone();
+        next.add_service(ServiceSpec::new(key(2))).unwrap();
+        let seen = next.preview();
+        assert_eq!((seen.generation, seen.vips.len(), seen.by_key.len()), (first.generation + 1, 2, 2));
+        let done = next.commit();
+        assert_eq!((done.generation, &done.vips), (seen.generation, &seen.vips));
+        assert_eq!(done.owned.number(), seen.owned.number());
+        let again = running.commit();
+        assert_eq!((again.generation, &again.vips), (seen.generation, &first.vips));
+    }
+}
