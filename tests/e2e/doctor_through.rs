@@ -194,3 +194,37 @@ in_namespaces! {
         running.stop();
     }
 }
+
+in_namespaces! {
+    fn asking_the_network_ends_with_whoever_asked() {
+        if !crate::gate::tap() {
+            return;
+        }
+        let mut host = Host::silent();
+        // minutes of questions that nobody answers
+        let services: String = (0..8000)
+            .map(|n| format!("[[service]]\naddress = \"10.9.{}.{}:80\"\n", 1 + n / 250, 1 + n % 250))
+            .collect();
+        let toml = format!("[[port]]\nname = \"inside\"\ntap = \"tap7\"\naddresses = [\"10.9.0.2/16\"]\n{services}");
+        let mut running = Running::start(&host.ns, &toml);
+        wait(&mut running);
+        host.up("tap7");
+        let ask = |seconds: &str, body: &str| {
+            let mut curl = Command::new("curl");
+            curl.args(["-s", "-m", seconds, "-w", "%{http_code}", "-o", "/dev/null"])
+                .args(["-H", "content-type: application/json", "-d", body, "--unix-socket"])
+                .arg(running.control())
+                .arg("http://localhost/v1/doctor");
+            String::from_utf8(curl.output().unwrap().stdout).unwrap()
+        };
+        assert_eq!(ask("2", "{}"), "200", "the answer begins before it is there");
+        // an unknown port is told to the one whose turn it is
+        let nowhere = || ask("30", "{\"ports\": [\"nowhere\"]}");
+        let freed = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(200));
+            nowhere() == "404"
+        });
+        assert!(freed, "{}", nowhere());
+        running.stop();
+    }
+}

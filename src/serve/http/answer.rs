@@ -90,16 +90,13 @@ pub fn stream(kind: &'static str) -> (Response<Body>, mpsc::Sender<Bytes>) {
 /// # Errors
 /// It did not come to its end.
 pub async fn aside<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Result<R, Trouble> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| unfinished())
-}
-
-/// What makes an answer did not come to its end.
-pub fn unfinished() -> Trouble {
-    Trouble::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "the answer cannot be made",
-        "look into the director's log",
-    )
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        Trouble::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the answer cannot be made",
+            "look into the director's log",
+        )
+    })
 }
 
 /// Why a request is not answered as asked.

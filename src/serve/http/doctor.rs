@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Context;
-use super::answer::{Body, Trouble, aside, json as answer, unfinished};
+use super::answer::{Body, Trouble, aside, stream};
 use super::routes::Call;
 use crate::addr::Mac;
 use crate::doctor::Found;
@@ -26,6 +27,9 @@ use crate::wire::{Link, Parsed, eth, number, parse};
 
 /// Frames that may wait to be looked at, by port; what comes while there are so many is lost, as on a wire.
 const WAITING: usize = 256;
+
+/// Time between two signs that the answer is still to come.
+const SIGN: Duration = Duration::from_secs(1);
 
 /// What may be asked.
 #[derive(Deserialize)]
@@ -76,40 +80,42 @@ pub async fn ask(context: Context, call: Call) -> Result<Response<Body>, Trouble
         // the director answers for its addresses itself
         stations.insert(port, Station::new(Box::new(wire), Vec::new()));
     }
-    let (ears, gone) = (Arc::new(ears), Gone(Arc::default()));
-    let over = gone.0.clone();
-    // goes to its end when nobody waits for it any more: then that is soon, and nobody listens on
-    let asking = tokio::spawn(async move {
-        let listen = move |engine: &mut Engine, _| {
-            let ears = ears.clone();
-            engine.listen(move |port, frame| tell(&ears, port, frame));
-        };
-        workers.ask_all(listen).await?;
-        let asked = aside(move || {
+    let ears = Arc::new(ears);
+    let listen = move |engine: &mut Engine, _| {
+        let ears = ears.clone();
+        engine.listen(move |port, frame| tell(&ears, port, frame));
+    };
+    workers.ask_all(listen).await?;
+    let (response, sender) = stream("application/json");
+    tokio::spawn(async move {
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = over.clone();
+        let asking = aside(move || {
             let mut found = Found::default();
-            ask_from(&plan, net, stations, || !over.load(Relaxed), &mut found);
+            ask_from(&plan, net, stations, || !ended.load(Relaxed), &mut found);
             found.findings.sort();
             found.findings.dedup();
             found
         });
-        let found = asked.await;
-        // before the next one is let in, who may listen at once
-        workers.ask_all(|engine, _| engine.stop_listening()).await?;
+        tokio::pin!(asking);
+        let found = loop {
+            tokio::select! {
+                found = &mut asking => break found,
+                () = tokio::time::sleep(SIGN) => {}
+            }
+            // only by writing is found out that nobody waits any more; JSON may begin with blanks
+            if sender.send(Bytes::from_static(b" ")).await.is_err() {
+                over.store(true, Relaxed);
+            }
+        };
+        // before the next one is let in, who may listen at once; a director that stops listens to nothing
+        let _ = workers.ask_all(|engine, _| engine.stop_listening()).await;
         drop(alone);
-        found
+        if let Ok(found) = found {
+            let _ = sender.send(format!("{}\n", json!(found)).into()).await;
+        }
     });
-    let found = asking.await.map_err(|_| unfinished())??;
-    drop(gone);
-    Ok(answer(&json!(found)))
-}
-
-/// Ends the asking with whoever wanted to know.
-struct Gone(Arc<AtomicBool>);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
+    Ok(response)
 }
 
 /// Gives a frame on that may be an answer; false when nobody waits for any.
