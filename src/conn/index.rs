@@ -153,9 +153,13 @@ impl Index {
             }
             // a cell may move back into the gap unless its home lies behind the gap
             let home = self.home((cell >> 32) as u32);
-            if at.wrapping_sub(home) & self.mask >= at.wrapping_sub(gap) & self.mask {
+            let past = at.wrapping_sub(gap) & self.mask;
+            if at.wrapping_sub(home) & self.mask >= past {
                 self.cells[gap] = cell;
                 gap = at;
+            } else if past >= FARTHEST {
+                // whatever lies here and beyond has its home behind the gap
+                break;
             }
         }
         self.cells[gap] = 0;
@@ -197,6 +201,21 @@ mod tests {
         // one place further on there is a cell
         assert!(index.insert(8 << 32, 1_000_000));
         assert_eq!(index.find(8 << 32, |_| true), Some(1_000_000));
+    }
+
+    #[test]
+    fn a_removal_in_one_crowded_place_leaves_the_next_one_as_it_is() {
+        let mut index = Index::new(4 * FARTHEST).unwrap();
+        let hash = |place: u64| (place * FARTHEST as u64) << 32;
+        let place = |entry: u32| u64::from(entry) / FARTHEST as u64;
+        let all = 0..3 * FARTHEST as u32;
+        assert!(all.clone().all(|entry| index.insert(hash(place(entry)), entry)));
+        let gone = [0, 1000, FARTHEST as u32 - 1, FARTHEST as u32 + 5];
+        assert!(gone.iter().all(|entry| index.remove(hash(place(*entry)), *entry)));
+        for entry in all {
+            let found = index.find(hash(place(entry)), |e| e == entry);
+            assert_eq!(found, Some(entry).filter(|e| !gone.contains(e)));
+        }
     }
 
     proptest! {
