@@ -8,7 +8,7 @@
 //! costs the wheel one visit per timeout, not one per packet. Nothing expires early.
 //!
 //! The kernel's timers are late by up to a step of its own wheel (IPVS-RULES 79), which decides what a
-//! packet meets that comes about then. [`fires`] tells when they go off; connections and templates stay
+//! packet meets that comes about then. [`crate::time::fires`] tells when they go off; connections and templates stay
 //! as long.
 
 use crate::time::{Mono, Span};
