@@ -449,12 +449,14 @@ fn tap_deleted_under_load_costs_no_cpu_and_is_attached_again() {
     assert!(Netlink::open_in(&net.d).unwrap().link("tapgone").is_err());
     ip("tuntap add dev tapgone mode tap");
     ip("link set tapgone up master br0");
-    wait_for("the port works again", || logged("tapgone").len() == 2);
+    let works = |lines: &[String]| lines.last().is_some_and(|line| line.contains("works again"));
+    wait_for("the port works again", || works(&logged("tapgone")));
     drop(load);
     wait_for("traffic flows again", || udp_echo(&net, 7001, Duration::from_millis(200)));
     let null = handle.stop().unwrap();
     assert_eq!(null.ups, 1);
-    assert_eq!(logged("tapgone").len(), 2, "{:#?}", logged("tapgone"));
+    // a line when it goes, one when the reason is another, one when it is back
+    assert!(logged("tapgone").len() <= 3 && works(&logged("tapgone")), "{:#?}", logged("tapgone"));
 }
 
 #[test]
