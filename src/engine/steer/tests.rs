@@ -524,3 +524,44 @@ fn connections_by_mark_are_found_by_their_replies_wherever_these_are_read() {
     }
     assert!(band.crew.foreign() > 30, "{}", band.crew.foreign());
 }
+
+#[test]
+fn a_datagram_in_fragments_records_its_route_as_often_as_with_one_worker() {
+    let n = net(false);
+    let options = EngineOptions {
+        connection_limit: 1_000,
+        seed: 3,
+        host: HostOptions { icmp_limit: None, announce: false, midnight_ms: 0 },
+        ..EngineOptions::default()
+    };
+    let mut bands = [1, 4].map(|workers| {
+        let mut catalog = Catalog::new(Arc::new(crate::engine::tests::plan())).with_workers(workers);
+        let key = ServiceKey::Address { proto: Proto::Udp, ip: n.vip, port: 80 };
+        catalog.add_service(ServiceSpec { scheduler: SchedulerKind::Rr, ..ServiceSpec::new(key) }).unwrap();
+        catalog.add_dest(&key, crate::engine::tests::dest(n.rs[0], 8080, Forward::Nat)).unwrap();
+        Band::new(workers, options, &catalog.commit())
+    });
+    for lport in 5000..5040u16 {
+        let ends = (SocketAddr::new(n.client, lport), SocketAddr::new(n.vip, 80));
+        let mut whole = frame(WAN_MAC, Proto::Udp, ends.0, ends.1, 0, &[7; 900]);
+        // room for two addresses, and the end of the list
+        whole.splice(34..34, [7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        whole[14] = 0x48;
+        let total = (whole.len() - 14) as u16;
+        whole[16..18].copy_from_slice(&total.to_be_bytes());
+        whole[18..20].copy_from_slice(&lport.to_be_bytes());
+        whole[24..26].fill(0);
+        let field = crate::wire::sum::checksum(&whole[14..46]);
+        whole[24..26].copy_from_slice(&field.to_be_bytes());
+        let pieces = fragments(&whole, 1);
+        assert!(pieces.len() > 1);
+        let sent = [0, 1].map(|i| {
+            let give = |p: &Vec<u8>| bands[i].give(Mono::from_millis(u64::from(lport)), WAN, p).1;
+            pieces.iter().flat_map(give).collect::<Vec<Sent>>()
+        });
+        let route = |s: &Sent| (s.1.len(), s.1[34..46].to_vec());
+        let routes = sent.each_ref().map(|all| all.iter().map(route).collect::<Vec<_>>());
+        assert_eq!(routes[0], routes[1], "client port {lport}");
+        assert_eq!(routes[0][0].1[..3], [7, 11, 12], "on arrival and on leaving");
+    }
+}
