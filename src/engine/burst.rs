@@ -219,7 +219,7 @@ impl Core {
             Some(Plain::Goes(Family::V6)) => plain::read6(frame).map(|(proto, ends, _)| {
                 Look::new(self.tables.v6.hash_ends(proto, ends), Kind::Plain6, Some(Family::V6))
             }),
-            Some(Plain::Begins(family)) => Some(self.look_at_syn(i, frame, family)),
+            Some(Plain::Begins(family)) => Some(self.look_at_syn(turn, i, frame, family)),
             None => None,
         };
         match plain {
@@ -230,17 +230,19 @@ impl Core {
 
     /// A frame that is ordinary but for its SYN.
     #[inline(never)]
-    fn look_at_syn(&mut self, i: usize, frame: &[u8], family: Family) -> Look {
+    fn look_at_syn(&mut self, turn: &Turn, i: usize, frame: &[u8], family: Family) -> Look {
         let hash = match family {
             Family::V4 => plain::read4(frame).map(|(proto, ends, _)| self.tables.v4.hash_ends(proto, ends)),
             Family::V6 => plain::read6(frame).map(|(proto, ends, _)| self.tables.v6.hash_ends(proto, ends)),
         };
-        if let (Some(place), Some(meta), Some(hash)) =
-            (self.sights.get_mut(i), plain::meta(frame, family), hash)
-        {
-            *place = Sight { found: Ok(Parsed::Ip(meta)), group: false, hash, plain: true };
-        }
-        Look::new(hash.unwrap_or(0), Kind::Other, Some(family))
+        let (Some(hash), Some(meta), Some(place)) =
+            (hash, plain::meta(frame, family), self.sights.get_mut(i))
+        else {
+            // never the sight of an earlier burst
+            return self.look_closer(turn, i, frame);
+        };
+        *place = Sight { found: Ok(Parsed::Ip(meta)), group: false, hash, plain: true };
+        Look::new(hash, Kind::Other, Some(family))
     }
 
     #[inline(never)]
