@@ -28,6 +28,7 @@ pub mod mem;
 pub mod packet;
 pub mod pcap;
 pub mod pcapng;
+pub mod steering;
 pub mod tap;
 pub mod tun;
 pub mod tuntap;

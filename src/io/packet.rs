@@ -154,7 +154,7 @@ fn configure(socket: OwnedFd, config: &PacketConfig, mac: Mac, ifindex: u32) -> 
             sys::refuse_all(fd)?;
             sys::receive_for(fd, ifindex, mac)?;
             sys::bind(fd, ifindex)?;
-            fanout.join(fd, config.queue)?;
+            fanout.join(fd, ifindex, config.queue)?;
             sys::station_filter(fd, mac)?;
         }
         None => {

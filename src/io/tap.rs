@@ -7,6 +7,7 @@ use super::tuntap::{Kind, Queue, Wish};
 use super::{Burst, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport, SlotIter, mac};
 use crate::addr::Mac;
 use crate::buf::PacketBuf;
+use crate::engine::steer::Outline;
 use crate::wire::Link;
 
 /// What is wanted of a TAP port.
@@ -94,6 +95,9 @@ impl Port for TapPort {
     fn another(&self) -> Result<Option<Box<dyn Port>>, OpenError> {
         let queue = self.queue.another()?;
         Ok(Some(Box::new(TapPort { queue, info: self.info.clone() })))
+    }
+    fn steer(&mut self, outline: &Outline) {
+        self.queue.steer(outline);
     }
     fn reopen(&mut self) -> io::Result<()> {
         self.queue.reopen()?;

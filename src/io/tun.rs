@@ -7,6 +7,7 @@ use super::tap::no_offload;
 use super::tuntap::{Kind, Queue, Wish};
 use super::{Burst, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport, SlotIter};
 use crate::buf::PacketBuf;
+use crate::engine::steer::Outline;
 use crate::wire::Link;
 
 /// What is wanted of a TUN port.
@@ -82,6 +83,9 @@ impl Port for TunPort {
     fn another(&self) -> Result<Option<Box<dyn Port>>, OpenError> {
         let queue = self.queue.another()?;
         Ok(Some(Box::new(TunPort { queue, info: self.info.clone() })))
+    }
+    fn steer(&mut self, outline: &Outline) {
+        self.queue.steer(outline);
     }
     fn reopen(&mut self) -> io::Result<()> {
         self.queue.reopen()?;

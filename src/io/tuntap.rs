@@ -14,10 +14,14 @@ use super::sys::{link, tuntap as sys};
 use super::{BURST_BYTES, Burst, OffloadMode, OpenError, PortError, SendReport, SlotIter, fit, room, vnet};
 use crate::addr::Mac;
 use crate::buf::{HEADROOM, Offload, PacketBuf};
+use crate::engine::steer::Outline;
 use crate::host::OffloadCaps;
 use crate::wire::Link;
 
+mod siblings;
+
 pub use super::sys::tuntap::Kind;
+use siblings::Siblings;
 
 /// Masks for the device, best first: kernels before 6.2 know no UDP super-frames.
 const MASKS: [u32; 3] = [
@@ -51,17 +55,26 @@ pub(super) struct Queue {
     /// The device was there before us: wait for it when it goes, do not make another.
     found: bool,
     name: String,
+    siblings: Siblings,
+    /// Its number among them: the worker it belongs to.
+    number: u16,
 }
 
 impl Queue {
     /// Attaches to the device, or makes it; brings it up and sets its MTU.
     pub(super) fn open(wish: &Wish) -> Result<Queue, OpenError> {
+        Queue::join(wish, &Siblings::default(), 0)
+    }
+
+    fn join(wish: &Wish, siblings: &Siblings, number: u16) -> Result<Queue, OpenError> {
         let what = || format!("cannot open {} device {}", word(wish.kind), wish.name);
         link::check_name(&wish.name).map_err(|e| OpenError::plain(what(), &e))?;
         let found = link::index(&wish.name).is_ok();
         let (fd, vnet) = attach(wish).map_err(|e| explain(wish, what(), &e))?;
         let at = sys::attached(fd.as_fd()).map_err(|e| OpenError::plain(what(), &e))?;
-        let mut queue = Queue { wish: wish.clone(), fd, vnet, uso: false, found, name: at.name };
+        siblings.join(fd.as_fd(), &at.name, number).map_err(|e| OpenError::plain(what(), &e))?;
+        let (siblings, wish) = (siblings.clone(), wish.clone());
+        let mut queue = Queue { wish, fd, vnet, uso: false, found, name: at.name, siblings, number };
         queue.prepare().map_err(|e| OpenError { what: what(), ..e })?;
         Ok(queue)
     }
@@ -107,7 +120,8 @@ impl Queue {
         }
         let wish = Wish { name: self.name.clone(), ..self.wish.clone() };
         let found = self.found;
-        *self = Queue::open(&wish).map_err(|e| io::Error::other(e.to_string()))?;
+        let again = Queue::join(&wish, &self.siblings, self.number);
+        *self = again.map_err(|e| io::Error::other(e.to_string()))?;
         self.found = found;
         Ok(())
     }
@@ -115,7 +129,14 @@ impl Queue {
     /// One more queue of the device.
     pub(super) fn another(&self) -> Result<Queue, OpenError> {
         let wish = Wish { name: self.name.clone(), multi_queue: true, ..self.wish.clone() };
-        Ok(Queue { found: self.found, ..Queue::open(&wish)? })
+        let mut queue = Queue::join(&wish, &self.siblings, self.siblings.next_queue())?;
+        queue.found = self.found;
+        Ok(queue)
+    }
+
+    /// Has the kernel give packets to the queue of the worker they belong to.
+    pub(super) fn steer(&self, outline: &Outline) {
+        self.siblings.steer(self.fd.as_fd(), &self.name, outline);
     }
 
     pub(super) fn name(&self) -> &str {
@@ -195,6 +216,12 @@ impl Queue {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.siblings.leave(self.fd.as_fd());
     }
 }
 

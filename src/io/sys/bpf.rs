@@ -14,6 +14,7 @@ const PROG_TEST_RUN: libc::c_int = 10;
 const OBJ_INFO: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 
+const PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
@@ -150,6 +151,8 @@ pub enum Kind {
     },
     /// Packets as the kernel's stack has them, before anything else of the stack (tcx, Linux 6.6).
     Ingress,
+    /// Packets on their way to a socket, or to a queue of a TAP or TUN device; it may read them, not more.
+    Filter,
 }
 
 /// A loaded program.
@@ -240,6 +243,7 @@ fn load(program: &[Insn], kind: Kind, text: &str, log: Option<&mut [u8]>) -> io:
     let (kind, attach, flags) = match kind {
         Kind::Xdp { frags } => (PROG_TYPE_XDP, ATTACH_XDP, if frags { HAS_FRAGS } else { 0 }),
         Kind::Ingress => (PROG_TYPE_SCHED_CLS, ATTACH_TCX_INGRESS, 0),
+        Kind::Filter => (PROG_TYPE_SOCKET_FILTER, 0, 0),
     };
     let mut attr = Attr {
         kind,
@@ -334,6 +338,12 @@ impl Link {
         };
         bpf(OBJ_INFO, &mut attr)?;
         Ok((info.ifindex != 0).then_some(info.ifindex))
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -118,6 +118,18 @@ pub fn set_persistent(fd: BorrowedFd<'_>, stay: bool) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST as _, libc::c_ulong::from(stay)) })
 }
 
+/// Has a program name the queue of each packet for a device, by its place in the order of attachment; `None` leaves
+/// it to the kernel again. It belongs to the device, not to the queue.
+///
+/// # Errors
+/// `EINVAL` before Linux 4.16 or for a program of another kind, `EBADFD` when attached to nothing.
+pub fn set_steering(fd: BorrowedFd<'_>, program: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let program = program.map_or(-1, |p| p.as_raw_fd());
+    let at = std::ptr::from_ref(&program);
+    // SAFETY: TUNSETSTEERINGEBPF reads one `int` at the address it is given; the kernel keeps the program itself.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETSTEERINGEBPF as _, at) })
+}
+
 /// Opens a plain device with the `tun-tap` crate: no offload header, one queue. Non-blocking.
 ///
 /// # Errors

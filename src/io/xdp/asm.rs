@@ -69,14 +69,18 @@ pub enum Test {
     Zero64,
 }
 
-/// Arithmetic on 64 bits.
+/// Arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Alu {
     Add = 0x00,
+    Sub = 0x10,
+    Mul = 0x20,
+    Div = 0x30,
     And = 0x50,
     ShiftLeft = 0x60,
     ShiftRight = 0x70,
+    Xor = 0xa0,
 }
 
 /// A place to jump to.
@@ -99,6 +103,11 @@ const LOAD_64: u8 = 0x18;
 const EXIT: u8 = 0x95;
 const CALL: u8 = 0x85;
 const JUMP: u8 = 0x05;
+/// Loads of packets by classic BPF's instructions: at a constant, at a register and a constant.
+const PACKET: u8 = 0x20;
+const PACKET_AT: u8 = 0x40;
+/// Brings the low bits of a register into the order of the network.
+const BIG_ENDIAN: u8 = 0xdc;
 
 impl Insn {
     /// The eight bytes of `struct bpf_insn`.
@@ -159,9 +168,28 @@ impl Assembler {
     pub fn mov(&mut self, dst: Reg, src: Src) {
         self.operate(0xb0, dst, src);
     }
-    /// `dst = dst op src`.
+    /// `dst = dst op src`, 64 bits.
     pub fn alu(&mut self, op: Alu, dst: Reg, src: Src) {
         self.operate(op as u8, dst, src);
+    }
+    /// `dst = dst op src` with the low 32 bits, the others become zero.
+    pub fn alu32(&mut self, op: Alu, dst: Reg, src: Src) {
+        match src {
+            Src::Reg(r) => self.push(op as u8 | 0x0c, dst, r as u8, 0, 0),
+            Src::Imm(i) => self.push(op as u8 | 0x04, dst, 0, 0, i),
+        }
+    }
+    /// The low 16 bits of `reg`, which are in the order of the network, as a number.
+    pub fn from_network16(&mut self, reg: Reg) {
+        self.push(BIG_ENDIAN, reg, 0, 0, 16);
+    }
+    /// `r0` = what the packet has at `off`, or at `at + off`, as a number; `r6` is the context, `r1` to `r5` are
+    /// spoilt. Where the packet is too short the program ends with 0.
+    pub fn load_packet(&mut self, width: Width, at: Option<Reg>, off: i32) {
+        match at {
+            None => self.push(PACKET | width as u8, Reg::R0, 0, 0, off),
+            Some(r) => self.push(PACKET_AT | width as u8, Reg::R0, r as u8, 0, off),
+        }
     }
     /// `dst = *(base + off)`, zero-extended.
     pub fn load(&mut self, width: Width, dst: Reg, base: Reg, off: i16) {
@@ -268,19 +296,27 @@ fn line(at: usize, i: &Insn) -> String {
         CALL => format!("call {imm}"),
         JUMP => format!("goto {to}"),
         LOAD_64 => format!("r{dst} = map {imm}"),
+        BIG_ENDIAN => format!("r{dst} = be{imm} r{dst}"),
         _ => match code & 0x07 {
+            0 if code & PACKET_AT != 0 => format!("r0 = *({} *)skb[r{src} {imm:+}]", width(code)),
+            0 => format!("r0 = *({} *)skb[{imm}]", width(code)),
             1 => format!("r{dst} = *({} *)(r{src} {off:+})", width(code)),
             2 => format!("*({} *)(r{dst} {off:+}) = {imm:#x}", width(code)),
             3 => format!("*({} *)(r{dst} {off:+}) = r{src}", width(code)),
-            7 => {
+            class @ (4 | 7) => {
+                let wide = if class == 7 { "r" } else { "w" };
                 let sign = match code & 0xf0 {
                     0xb0 => "=",
                     0x50 => "&=",
                     0x60 => "<<=",
                     0x70 => ">>=",
+                    0x10 => "-=",
+                    0x20 => "*=",
+                    0x30 => "/=",
+                    0xa0 => "^=",
                     _ => "+=",
                 };
-                format!("r{dst} {sign} {}", right("r"))
+                format!("{wide}{dst} {sign} {}", right(wide))
             }
             class => {
                 let wide = if class == 5 { "r" } else { "w" };
@@ -312,7 +348,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn instructions_are_those_of_the_compiler() {
         use Reg::*;
-        let cases: [(&str, [u8; 8], [u8; 8]); 12] = [
+        let cases: [(&str, [u8; 8], [u8; 8]); 18] = [
             ("r0 = 2", one(|a| a.mov(R0, Src::Imm(2))), [0xb7, 0, 0, 0, 2, 0, 0, 0]),
             ("r6 = r1", one(|a| a.mov(R6, Src::Reg(R1))), [0xbf, 0x16, 0, 0, 0, 0, 0, 0]),
             ("r2 += 14", one(|a| a.alu(Alu::Add, R2, Src::Imm(14))), [0x07, 2, 0, 0, 14, 0, 0, 0]),
@@ -337,6 +373,20 @@ mod tests {
                 "*(u32 *)(r10 - 4) = 1",
                 one(|a| a.store(Width::Word, R10, -4, Src::Imm(1))),
                 [0x62, 0x0a, 0xfc, 0xff, 1, 0, 0, 0],
+            ),
+            ("w0 *= 5", one(|a| a.alu32(Alu::Mul, R0, Src::Imm(5))), [0x24, 0, 0, 0, 5, 0, 0, 0]),
+            ("w0 /= 5", one(|a| a.alu32(Alu::Div, R0, Src::Imm(5))), [0x34, 0, 0, 0, 5, 0, 0, 0]),
+            ("w0 ^= w7", one(|a| a.alu32(Alu::Xor, R0, Src::Reg(R7))), [0xac, 0x70, 0, 0, 0, 0, 0, 0]),
+            ("r0 = be16 r0", one(|a| a.from_network16(R0)), [0xdc, 0, 0, 0, 16, 0, 0, 0]),
+            (
+                "r0 = *(u8 *)skb[23]",
+                one(|a| a.load_packet(Width::Byte, None, 23)),
+                [0x30, 0, 0, 0, 23, 0, 0, 0],
+            ),
+            (
+                "r0 = *(u16 *)skb[r7 + 14]",
+                one(|a| a.load_packet(Width::Half, Some(R7), 14)),
+                [0x48, 0x70, 0, 0, 14, 0, 0, 0],
             ),
             ("call 51", one(|a| a.call(51)), [0x85, 0, 0, 0, 51, 0, 0, 0]),
             ("exit", one(Assembler::exit), [0x95, 0, 0, 0, 0, 0, 0, 0]),
