@@ -129,6 +129,12 @@ impl Asm {
         self.ops.push(Op { code, jt: 0, jf: 1, k });
         self.jump(label);
     }
+    /// Jumps to `label` when A is in this range.
+    fn between(&mut self, first: u32, last: u32, label: Label) {
+        self.ops.push(Op { code: JGE, jt: 0, jf: 2, k: first });
+        self.ops.push(Op { code: JGT, jt: 1, jf: 0, k: last });
+        self.jump(label);
+    }
     fn jump(&mut self, label: Label) {
         self.open.push((self.ops.len(), label));
         self.op(JA, 0);
@@ -206,10 +212,7 @@ fn program(outline: &Outline, members: &[u16]) -> Vec<Op> {
     }
     for range in outline.local.iter().take(MOST).filter(|_| outline.fullnat) {
         if let (IpAddr::V4(first), IpAddr::V4(last)) = (range.first, range.last) {
-            // first <= A and not A > last
-            a.ops.push(Op { code: JGE, jt: 0, jf: 2, k: first.into() });
-            a.ops.push(Op { code: JGT, jt: 1, jf: 0, k: last.into() });
-            a.jump(ByPortOf4);
+            a.between(first.into(), last.into(), ByPortOf4);
         }
     }
     a.destination(1, &outline.key);
@@ -242,11 +245,12 @@ fn program(outline: &Outline, members: &[u16]) -> Vec<Op> {
     };
     a.keep_destination(24, 4);
     for ip in of(true).take(MOST) {
-        same(&mut a, &words(ip), FromClient6);
+        within(&mut a, words(ip), words(ip), FromClient6);
     }
     for range in outline.local.iter().take(MOST).filter(|r| outline.fullnat && r.first.is_ipv6()) {
-        if range.first == range.last {
-            same(&mut a, &words(&range.first), ByPortOf6);
+        let (first, last) = (words(&range.first), words(&range.last));
+        if first[..3] == last[..3] {
+            within(&mut a, first, last, ByPortOf6);
         }
     }
     a.destination(4, &outline.key);
@@ -297,15 +301,16 @@ fn program(outline: &Outline, members: &[u16]) -> Vec<Op> {
     a.finish()
 }
 
-/// Jumps when the IPv6 destination is this address.
-fn same(a: &mut Asm, words: &[u32; 4], label: Label) {
-    for (i, word) in words.iter().enumerate() {
-        let left = 3 - i as u8;
-        a.op(LD_MEM, KEPT + i as u32);
-        // over the rest of the words and the jump
-        a.ops.push(Op { code: JEQ, jt: 0, jf: left * 2 + 1, k: *word });
+/// Jumps when the IPv6 destination is in this range, whose addresses differ in the last word only.
+fn within(a: &mut Asm, first: [u32; 4], last: [u32; 4], label: Label) {
+    for i in 0..3 {
+        let left = 2 - i as u8;
+        a.op(LD_MEM, KEPT + i);
+        // over the rest of the words, the comparison with the range and the jump
+        a.ops.push(Op { code: JEQ, jt: 0, jf: left * 2 + 4, k: first[i as usize] });
     }
-    a.jump(label);
+    a.op(LD_MEM, KEPT + 3);
+    a.between(first[3], last[3], label);
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! One cell of the matrix: a lab topology with the director in it, and what must be true of it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use softlvs::addr::Mac;
@@ -25,7 +26,7 @@ pub struct Cell {
     pub topology: Topology,
     pub director: Director,
     _servers: Vec<Server>,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 impl Cell {
@@ -34,6 +35,18 @@ impl Cell {
     }
 
     pub fn start_with(mode: Mode, io: Io, ipv6: bool, encapsulation: Encapsulation, attach: Attach) -> Cell {
+        let program = Path::new(env!("CARGO_BIN_EXE_softlvs"));
+        Cell::start_program(program, mode, io, ipv6, encapsulation, attach)
+    }
+
+    pub fn start_program(
+        program: &Path,
+        mode: Mode,
+        io: Io,
+        ipv6: bool,
+        encapsulation: Encapsulation,
+        attach: Attach,
+    ) -> Cell {
         let layout = Layout::new(mode, ipv6, SERVERS, encapsulation);
         let mut toml = layout.toml(io, "rr") + &udp_service(&layout);
         if attach.workers > 1 {
@@ -58,12 +71,12 @@ impl Cell {
         let scratch = tempfile::tempdir().unwrap();
         let director = Director::start(
             &topology.node("director").unwrap().ns,
-            Path::new(env!("CARGO_BIN_EXE_softlvs")),
+            program,
             &toml,
             &scratch.path().join("control.sock"),
         )
         .unwrap();
-        let mut cell = Cell { topology, director, _servers: servers, _scratch: scratch };
+        let mut cell = Cell { topology, director, _servers: servers, scratch };
         let Cell { topology, director, .. } = &mut cell;
         topology.attach_taps(Duration::from_secs(10), || director.alive()).unwrap();
         let closed = SocketAddr::new(topology.layout.vip, 9);
@@ -100,6 +113,19 @@ impl Cell {
 
     fn layout(&self) -> &Layout {
         &self.topology.layout
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> PathBuf {
+        self.scratch.path().join("control.sock")
+    }
+
+    /// One of the director's counters.
+    pub fn counter(&self, name: &str) -> u64 {
+        let mut ask = Command::new(env!("CARGO_BIN_EXE_softlvs"));
+        let out = ask.args(["api", "/v1/counters"]).env("SOFTLVS_CONTROL", self.control()).output().unwrap();
+        let counters: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        counters[name].as_u64().unwrap_or_else(|| panic!("no counter {name}: {counters}"))
     }
 
     pub fn client(&self) -> &NetNs {
