@@ -113,9 +113,11 @@ fn packets_come_to_their_owners(kind: Kind) {
         load.check(&mut queues);
         // another configuration, and back
         queues[0].steer(&Outline { vips: Vec::new(), fullnat: false, ..load.outline.clone() });
+        queues[0].siblings.settle();
         let owners: Vec<u16> = load.packets.iter().map(|(_, owner)| *owner).collect();
         assert_ne!(load.send(&mut queues), owners);
         queues[0].steer(&load.outline);
+        queues[0].siblings.settle();
         load.check(&mut queues);
         // the queues of a device that was deleted are attached again in any order, in others than a gap in the
         // old ones would have been filled, too
