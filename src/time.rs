@@ -43,6 +43,10 @@ impl Span {
     pub const fn from_millis(ms: u64) -> Span {
         Span(ms.saturating_mul(1_000_000))
     }
+    /// `us` microseconds.
+    pub const fn from_micros(us: u64) -> Span {
+        Span(us.saturating_mul(1000))
+    }
     /// Whole seconds, rounded down.
     pub const fn as_secs(self) -> u64 {
         self.0 / 1_000_000_000
@@ -50,6 +54,10 @@ impl Span {
     /// Whole milliseconds, rounded down.
     pub const fn as_millis(self) -> u64 {
         self.0 / 1_000_000
+    }
+    /// Whole microseconds, rounded down.
+    pub const fn as_micros(self) -> u64 {
+        self.0 / 1000
     }
 }
 

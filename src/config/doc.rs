@@ -90,6 +90,7 @@ pub struct DirectorDoc {
     pub connection_limit: Option<At<u32>>,
     /// `None` inside for `auto`.
     pub workers: Option<At<Option<u32>>>,
+    pub linger: Option<At<Span>>,
     pub forwarding: Option<At<bool>>,
     pub ftp: Option<At<bool>>,
     pub closed: Option<At<Closed>>,
@@ -288,6 +289,7 @@ fn director(t: &View<'_>, r: &mut Report) -> DirectorDoc {
         mode: t.text("mode", word(&Mode::ALL), r),
         connection_limit: number(t.int("connection_limit")),
         workers: workers.or_else(|| Some(At::new(None, t.text("workers", plain, r)?.place))),
+        linger: t.text("linger", values::linger, r),
         forwarding: t.bool("forwarding"),
         ftp: t.bool("ftp"),
         closed: t.text("closed", word(&[("reject", Closed::Reject), ("drop", Closed::Drop)]), r),

@@ -85,6 +85,12 @@ const DIRECTOR: &[Key] = &[
     key("connection_limit", Kind::Int(1, 1_000_000_000), "1_000_000", "Hard bound of the connection table."),
     key("workers", Kind::AutoOr(64), "1", "Number of packet workers; `auto` is one for two processors."),
     key(
+        "linger",
+        Kind::Text(Form::Microseconds),
+        "\"100us\"",
+        "How long a worker at most looks for the next packet before it sleeps; `0us` is never.",
+    ),
+    key(
         "ftp",
         Kind::Bool,
         "true",

@@ -90,6 +90,8 @@ pub struct Plan {
     pub connection_limit: u32,
     /// Packet workers; `None` = as many as are useful here.
     pub workers: Option<u32>,
+    /// How long a worker looks for packets before it sleeps; `None` = as long as is useful here.
+    pub linger: Option<Span>,
     /// Path of the control socket.
     pub control: Option<String>,
     /// Folder for the texts of `/proc/net/ip_vs`.

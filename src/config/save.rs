@@ -90,6 +90,9 @@ fn director(out: &mut String, plan: &Plan) {
     out.push_str("[director]\n");
     line(out, "connection_limit", plan.connection_limit.to_string());
     line(out, "workers", plan.workers.map_or_else(|| quoted("auto"), |n| n.to_string()));
+    if let Some(linger) = plan.linger {
+        line(out, "linger", quoted(&format!("{}us", linger.as_micros())));
+    }
     if plan.forwarding {
         line(out, "forwarding", "true".to_owned());
     }
@@ -310,6 +313,7 @@ mod tests {
     const FILE: &str = r#"
 [director]
 connection_limit = 5000
+linger = "40us"
 forwarding = true
 closed = "drop"
 ftp = false

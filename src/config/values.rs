@@ -135,6 +135,14 @@ pub fn microseconds(s: &str) -> Result<u32, Complaint> {
     })
 }
 
+/// How long a worker looks for packets: `0us`, `100us`, `1ms`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn linger(s: &str) -> Result<Span, Complaint> {
+    if s == "0us" { Ok(Span::ZERO) } else { microseconds(s).map(|us| Span::from_micros(us.into())) }
+}
+
 /// An IP address.
 ///
 /// # Errors

@@ -523,6 +523,7 @@ impl Task {
         }
         self.generation = snapshot.generation;
         self.state = next;
+        self.running.set_linger(&self.state.plan);
         self.running.workers()?.publish(snapshot).await.map_err(|_| stopped())?;
         self.tell(Event::Changed { generation: self.generation, changes });
         Ok(())

@@ -23,7 +23,7 @@ use crate::host::NetPlan;
 use crate::io::guard::{self, Exposure, Guard};
 use crate::io::{Port, PortInfo};
 use crate::svc::{Catalog, DestSpec, ServiceKey, ServiceSpec, Snapshot, WorkerId};
-use crate::worker::{self, clock};
+use crate::worker::{self, Linger, clock};
 
 /// Lines about single services at the start; with more of them only their number is said.
 const SERVICE_LINES: usize = 20;
@@ -38,6 +38,7 @@ pub struct Running {
     /// What the ports are, for people.
     kinds: Vec<String>,
     workers: Option<Workers>,
+    linger: Linger,
     // Dropped after the workers, in this order: the kernel is told nothing while packets still flow.
     host_sides: Vec<HostSide>,
     tended: Tended,
@@ -90,7 +91,9 @@ impl Running {
         let tended = Tended::new(virtual_devices.map(|(_, info)| info.name.as_str()));
         let inherited = Inherited::new(&infos);
         let names: Vec<String> = (0..workers).map(|i| format!("softlvs-worker-{i}")).collect();
-        let handles = worker::start_all(&names, crewed)
+        let linger = Linger::default();
+        linger.set(state.plan.linger.unwrap_or_else(Linger::usual));
+        let handles = worker::start_all(&names, crewed, &linger)
             .map_err(|e| Failure::run("cannot start the packet workers", e.to_string(), ""))?;
         let workers = Some(Workers::new(handles));
         let running = Running {
@@ -100,6 +103,7 @@ impl Running {
             infos,
             kinds,
             workers,
+            linger,
             host_sides,
             tended,
             inherited,
@@ -227,6 +231,11 @@ impl Running {
             return Ok(());
         }
         Ok(self.filters.update(snapshot().borrow())?)
+    }
+
+    /// Has the workers look for packets as long as the plan says.
+    pub fn set_linger(&self, plan: &Plan) {
+        self.linger.set(plan.linger.unwrap_or_else(Linger::usual));
     }
 
     /// What is to be done once in a while.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::egress::Egress;
 use super::lane::Lanes;
 use super::mail::Mail;
+use super::patience::{Linger, Patience};
 use super::ring::Bell;
 use super::stopwatch::{Pace, PaceStats, Stopwatch};
 use super::{Director, MAX_PORTS, PortCounters, Worker, clock};
@@ -88,20 +89,22 @@ pub fn start<D: Director + Send + 'static>(
     ports: Vec<Box<dyn Port>>,
 ) -> io::Result<Handle<D>> {
     let queues = ports.into_iter().map(|port| vec![port]).collect();
-    let mut handles = start_all(&[name.to_owned()], vec![(director, queues)])?;
+    let mut handles = start_all(&[name.to_owned()], vec![(director, queues)], &Linger::default())?;
     handles.pop().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
 /// A director of one of several workers, with its queues of each port.
 pub type Post<D> = (D, Vec<Vec<Box<dyn Port>>>);
 
-/// Starts several workers that hand packets over to one another, one for each post and name; as [`start`].
+/// Starts several workers that hand packets over to one another, one for each post and name, all of which look
+/// for packets as long as `linger` says; as [`start`].
 ///
 /// # Errors
 /// Too many queues (`InvalidInput`), or no thread or descriptor to be had: none is running then.
 pub fn start_all<D: Director + Send + 'static>(
     names: &[String],
     posts: Vec<Post<D>>,
+    linger: &Linger,
 ) -> io::Result<Vec<Handle<D>>> {
     let many = |queues: &Vec<Vec<Box<dyn Port>>>| queues.iter().map(Vec::len).sum::<usize>() > MAX_PORTS;
     if posts.iter().any(|(_, queues)| many(queues) || queues.iter().any(Vec::is_empty)) {
@@ -137,6 +140,7 @@ pub fn start_all<D: Director + Send + 'static>(
             out: Out::new(),
             egress: Egress::default(),
             stopwatch: Stopwatch::new(pace.clone()),
+            patience: Patience::new(linger.clone()),
             commands: receiver,
             bell: far,
             ringer: bell.clone(),

@@ -35,16 +35,19 @@ mod engine;
 mod handle;
 mod lane;
 mod mail;
+mod patience;
 mod ring;
 pub mod stopwatch;
 
 pub use counters::{PortCounters, PortStats};
 pub use handle::{Asker, Handle, Stopped, start, start_all};
+pub use patience::Linger;
 
 use egress::Egress;
 use handle::Message;
 use lane::Lanes;
 use mail::Mail;
+use patience::Patience;
 use ring::Bell;
 use stopwatch::Stopwatch;
 
@@ -127,6 +130,7 @@ struct Worker<D> {
     out: Out,
     egress: Egress,
     stopwatch: Stopwatch,
+    patience: Patience,
     commands: mpsc::Receiver<Message<D>>,
     bell: UnixStream,
     /// Rings `bell`.
@@ -245,10 +249,7 @@ impl<D: Director> Worker<D> {
             lane.ready |= lane.works() && at.is_some_and(|at| at <= now);
             due = due.into_iter().chain(at).min();
         }
-        // whoever fills a ring from here on wakes us
-        self.ringer.falls_asleep();
         let busy = busy || self.mail.waits();
-        let left = if busy { Some(Span::ZERO) } else { due.map(|at| at.since(now)) };
         let mut fds = ArrayVec::<PollFd<'_>, { MAX_PORTS + 1 }>::new();
         let mut who = ArrayVec::<u8, MAX_PORTS>::new();
         for (i, lane) in self.lanes.all.iter().enumerate() {
@@ -262,10 +263,18 @@ impl<D: Director> Worker<D> {
             }
         }
         fds.push(PollFd::new(std::os::fd::AsFd::as_fd(&self.bell), PollFlags::POLLIN));
-        let timeout = left.map(|s| TimeSpec::from_duration(Duration::from_nanos(s.0)));
         // EINTR and the like: everything is looked at again anyway
-        let _ = ppoll(&mut fds, timeout, None);
-        self.ringer.wakes();
+        if busy {
+            let _ = ppoll(&mut fds, Some(TimeSpec::new(0, 0)), None);
+        } else if !self.patience.linger(&mut fds, now, due, || self.mail.waits()) {
+            // whoever fills a ring from here on wakes us
+            self.ringer.falls_asleep();
+            let left =
+                if self.mail.waits() { Some(Span::ZERO) } else { due.map(|at| at.since(clock::now())) };
+            let timeout = left.map(|s| TimeSpec::from_duration(Duration::from_nanos(s.0)));
+            let _ = ppoll(&mut fds, timeout, None);
+            self.ringer.wakes();
+        }
         let called = |fd: &PollFd<'_>| fd.revents().is_none_or(|r| !r.is_empty());
         let rung = fds.last().is_some_and(called);
         let mut ready = 0u64;
@@ -273,6 +282,9 @@ impl<D: Director> Worker<D> {
             ready |= u64::from(called(fd)) << i;
         }
         drop(fds);
+        if !busy {
+            self.patience.waited(clock::now().since(now), ready != 0 || self.mail.waits());
+        }
         for (i, lane) in self.lanes.all.iter_mut().enumerate() {
             lane.ready |= ready >> i & 1 == 1;
         }

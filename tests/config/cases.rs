@@ -270,6 +270,13 @@ fn cases() -> Vec<Case> {
             ],
         ),
         case(
+            "looking for too long",
+            port("[director]\nlinger = \"2s\""),
+            &[
+                r#"5:10 director.linger | `2s` is not a time from 1us to 100ms | write it as "50us" or "1ms""#,
+            ],
+        ),
+        case(
             "busy polling for too long",
             "[[port]]\nxdp = \"eth0\"\nbusy_poll = \"1s\"\naddresses = [\"10.0.0.2/24\"]",
             &[

@@ -80,6 +80,7 @@ fn plan(doc: &Doc, report: &mut Report) -> Plan {
     Plan {
         connection_limit: limit,
         workers,
+        linger: d.linger.as_ref().map(|l| l.value),
         control: d.control.as_ref().map(|c| c.value.clone()),
         proc: d.proc.as_ref().map(|p| p.value.clone()),
         http,
