@@ -19,7 +19,7 @@ use softlvs::io::tap::TapConfig;
 use softlvs::io::xdp::XdpConfig;
 use softlvs::io::{MacChoice, OffloadMode, PacketPort, Port, TapPort, XdpPort};
 use softlvs::time::Mono;
-use softlvs::worker::{self, Director};
+use softlvs::worker::{self, Director, Linger};
 
 struct Null {
     peers: [Mac; 2],
@@ -125,11 +125,13 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     // packets are spread by what the director spreads the replies of real servers by
     let key = Crew::new(workers, 1).key();
     let outline = Outline { workers, key, vips: Vec::new(), local: Vec::new(), fullnat: false };
-    let mut outline = Some(outline).filter(|_| workers > 1);
+    // on a TAP device the kernel's own way is the cheaper one for who hands nothing over
+    let steered = workers > 1 && !ports.iter().any(|text| text.starts_with("tap:"));
+    let mut outline = Some(outline).filter(|_| steered);
     let crew =
         posts.into_iter().map(|post| (Null { peers, own: own.clone(), outline: outline.take() }, post));
     let names: Vec<String> = (0..workers).map(|i| format!("lvs-w{i}")).collect();
-    let handles = worker::start_all(&names, crew.collect())?;
+    let handles = worker::start_all(&names, crew.collect(), &Linger::default())?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     for handle in &handles {
         for (info, counters) in handle.ports() {

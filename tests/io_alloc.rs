@@ -130,7 +130,8 @@ fn the_worker_allocates_nothing_per_packet() {
     let csum = Csum::Partial { start: 34, offset: 16 };
     let gso = Some(Gso { kind: GsoKind::Tcp4, size: 1448, hdr_len: 54, ecn: false });
     let frames = [(tcp(10), Offload { csum, gso: None }), (tcp(20_000), Offload { csum, gso })];
-    let info = |name, on| mem::info(name, Mac::default(), OffloadCaps { csum: on, tso: on, uso: on });
+    let info =
+        |name, on| mem::info(name, Mac::default(), OffloadCaps { csum: on, tso: on, uso: on, tunnel: false });
     // one device that takes everything, one for which all is completed and segmented
     let ports: Vec<Box<dyn Port>> = vec![
         Box::new(Source { info: info("whole", true), frames: frames.clone(), count: 0 }),

@@ -83,7 +83,7 @@ pub fn catalog(v6: bool, forward: Forward, workers: u16) -> Catalog {
     let vip = ip(v6, "192.0.2.10", "2001:db8:1::10");
     let router = ip(v6, "192.0.2.1", "2001:db8:1::1");
     let neighbor = Mac([2, 0, 0, 0, 9, 9]);
-    let caps = OffloadCaps { csum: true, tso: true, uso: true };
+    let caps = OffloadCaps { csum: true, tso: true, uso: true, tunnel: false };
     let port = |name: &str, mac, addresses: [&str; 2], neighbors| PortPlan {
         name: name.into(),
         link: Link::Ethernet,

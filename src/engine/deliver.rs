@@ -245,6 +245,11 @@ impl Core {
                 return self.refuse_tunnel(at, &meta, pkt, limit, conn, dest, out);
             }
             self.leave_options(&meta, pkt, None);
+            if self.host.offload(route.port).tunnel
+                && let Some(outer) = tunnel::whole::encap(pkt, &meta, &plan, room)
+            {
+                return self.host.transmit(at.now, route, pkt, outer.l3 as usize, OnFail::Tunnel, out);
+            }
             let (host, drops) = (&mut self.host, &mut self.drops);
             let cut = offload::segment(pkt, &meta, room, SegmentCsum::Partial, out, |out, mut piece| {
                 let meta = Meta { end: piece.bytes().len() as u32, ..meta };

@@ -44,7 +44,7 @@ pub(crate) fn net(v6: bool) -> Net {
 }
 
 pub(crate) fn plan() -> NetPlan {
-    let caps = OffloadCaps { csum: true, tso: true, uso: true };
+    let caps = OffloadCaps { csum: true, tso: true, uso: true, tunnel: false };
     let port = |name: &str, mac, addresses: [&str; 2]| PortPlan {
         name: name.into(),
         link: Link::Ethernet,

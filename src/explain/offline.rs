@@ -117,7 +117,7 @@ fn info(at: usize, setup: &PortSetup, question: &Question) -> PortInfo {
         device_mac: None,
         mac: (link == Link::Ethernet).then_some(mac),
         mtu: setup.mtu.unwrap_or(MTU),
-        offload: OffloadCaps { csum: false, tso: false, uso: false },
+        offload: OffloadCaps::default(),
     }
 }
 

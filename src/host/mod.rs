@@ -329,6 +329,11 @@ impl Host {
         self.neighbors.still(known)
     }
 
+    /// What the device of a port can do.
+    pub fn offload(&self, port: PortId) -> OffloadCaps {
+        self.plan.ports.get(usize::from(port.0)).map_or_else(OffloadCaps::default, |p| p.offload)
+    }
+
     /// The director's own address to use as source on a route: of the outgoing port, in the network of
     /// the next hop where there is one, of the family asked for.
     pub fn source_for(&self, route: &Route, v6: bool) -> Option<IpAddr> {

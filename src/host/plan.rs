@@ -15,6 +15,8 @@ pub struct OffloadCaps {
     pub tso: bool,
     /// It takes UDP super-frames.
     pub uso: bool,
+    /// It takes TCP super-frames inside a tunnel packet ([`crate::tunnel::whole`]).
+    pub tunnel: bool,
 }
 
 /// One port as the core sees it.

@@ -9,6 +9,7 @@ use super::vnet;
 use crate::buf::{Csum, Gso, GsoKind, Offload};
 use crate::engine::DropReason;
 use crate::host::OffloadCaps;
+use crate::tunnel::whole;
 use crate::wire::{Family, Link, Parsed, number, parse};
 
 /// Where SCTP keeps its CRC32c: a checksum no virtio-net header can ask for.
@@ -43,10 +44,12 @@ pub fn need(frame: &[u8], offload: &Offload, caps: OffloadCaps, link: Link) -> R
         GsoKind::Udp => caps.uso,
     };
     let partial = matches!(offload.csum, Csum::Partial { .. });
-    if !able || (partial && !caps.csum) || headers(frame, &gso, offload.csum, link).is_none() {
+    if !able || (partial && !caps.csum) {
         return Ok(Need::Segment);
     }
-    Ok(Need::Nothing)
+    let whole = headers(frame, &gso, offload.csum, link).is_some()
+        || (caps.tunnel && whole::find(frame, offload, link).is_some());
+    Ok(if whole { Need::Nothing } else { Need::Segment })
 }
 
 /// The virtio-net header for `frame`; `None` when the kernel would refuse or lose the packet.
@@ -134,7 +137,7 @@ mod tests {
     use super::*;
     use crate::wire::sum;
 
-    const ALL: OffloadCaps = OffloadCaps { csum: true, tso: true, uso: true };
+    const ALL: OffloadCaps = OffloadCaps { csum: true, tso: true, uso: true, tunnel: true };
 
     fn tcp4(payload: usize) -> Vec<u8> {
         let mut f = vec![0u8; 14 + 20 + 20 + payload];

@@ -25,6 +25,7 @@ pub mod fit;
 pub mod guard;
 pub mod mac;
 pub mod mem;
+pub mod outer;
 pub mod packet;
 pub mod pcap;
 pub mod pcapng;

@@ -14,6 +14,7 @@ use arrayvec::ArrayVec;
 
 use super::error::{Meaning, broken, meaning};
 use super::fanout::Fanout;
+use super::outer::{Outers, Side};
 use super::sys::{link, packet as sys};
 use super::tuntap::framed;
 use super::{
@@ -56,6 +57,8 @@ pub struct PacketPort {
     /// Packets the kernel could not hand over so far.
     unsuitable: u64,
     vnet: bool,
+    /// For super-frames in tunnels, where the kernel helps with them.
+    outers: Option<Outers>,
     info: PortInfo,
 }
 
@@ -100,7 +103,9 @@ impl PacketPort {
         if config.offload == OffloadMode::On && !vnet {
             return Err(super::tap::no_offload(name));
         }
-        let info = info(name, device, mac, vnet);
+        let outers = if vnet { Outers::load(name, Side::Egress) } else { None };
+        let mut info = info(name, device, mac, vnet);
+        info.offload.tunnel = outers.is_some();
         Ok(PacketPort {
             config: config.clone(),
             fd,
@@ -109,6 +114,7 @@ impl PacketPort {
             lost: 0,
             unsuitable: 0,
             vnet,
+            outers,
             info,
         })
     }
@@ -129,7 +135,7 @@ fn info(name: &str, device: Mac, mac: Mac, vnet: bool) -> PortInfo {
         device_mac: Some(device),
         mac: Some(mac),
         mtu: link::mtu(name).unwrap_or(1500),
-        offload: OffloadCaps { csum: vnet, tso: vnet, uso: vnet },
+        offload: OffloadCaps { csum: vnet, tso: vnet, uso: vnet, tunnel: false },
     }
 }
 
@@ -230,6 +236,10 @@ impl Port for PacketPort {
         packets: &mut [&mut PacketBuf<'_>],
         report: &mut SendReport,
     ) -> Result<(), PortError> {
+        if let Some(outers) = &mut self.outers {
+            outers.mark_all(packets);
+            self.info.offload.tunnel = outers.works();
+        }
         for chunk in packets.chunks_mut(BURST) {
             let mut frames = ArrayVec::<&[u8], BURST>::new();
             for packet in chunk {
@@ -289,6 +299,9 @@ impl Port for PacketPort {
         // the kernel begins anew with every question
         let lost = self.kernel_statistics().map_or(0, |(_, lost)| lost);
         self.lost += u64::from(lost);
+        if let Some(outers) = &mut self.outers {
+            outers.look();
+        }
         Losses { full: self.lost, unsuitable: self.unsuitable, ..Losses::default() }
     }
 
@@ -309,6 +322,8 @@ impl Port for PacketPort {
         self.fd = fd;
         self.vnet = vnet;
         self.info = info(name, device, mac, vnet);
+        self.outers = if vnet { Outers::load(name, Side::Egress) } else { None };
+        self.info.offload.tunnel = self.outers.is_some();
         Ok(())
     }
 }

@@ -3,8 +3,11 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::outer::{Outers, Side};
 use super::tuntap::{Kind, Queue, Wish};
-use super::{Burst, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport, SlotIter, mac};
+use super::{
+    Burst, Losses, MacChoice, OffloadMode, OpenError, Port, PortError, PortInfo, SendReport, SlotIter, mac,
+};
 use crate::addr::Mac;
 use crate::buf::PacketBuf;
 use crate::engine::steer::Outline;
@@ -29,6 +32,8 @@ pub struct TapConfig {
 #[derive(Debug)]
 pub struct TapPort {
     queue: Queue,
+    /// For super-frames in tunnels, where the kernel helps with them.
+    outers: Option<Outers>,
     info: PortInfo,
 }
 
@@ -51,8 +56,14 @@ impl TapPort {
             return Err(no_offload(&config.name));
         }
         let mac = mac::for_tap(queue.name(), config.mac, queue.device_mac().unwrap_or_default())?;
-        let info = info(&queue, mac);
-        Ok(TapPort { queue, info })
+        Ok(TapPort::new(queue, mac))
+    }
+
+    fn new(queue: Queue, mac: Mac) -> TapPort {
+        let outers = if queue.caps().tso { Outers::load(queue.name(), Side::Ingress) } else { None };
+        let mut info = info(&queue, mac);
+        info.offload.tunnel = outers.is_some();
+        TapPort { queue, outers, info }
     }
 }
 
@@ -90,11 +101,15 @@ impl Port for TapPort {
         packets: &mut [&mut PacketBuf<'_>],
         report: &mut SendReport,
     ) -> Result<(), PortError> {
+        if let Some(outers) = &mut self.outers {
+            outers.mark_all(packets);
+            self.info.offload.tunnel = outers.works();
+        }
         self.queue.send(packets, Link::Ethernet, report)
     }
     fn another(&self) -> Result<Option<Box<dyn Port>>, OpenError> {
         let queue = self.queue.another()?;
-        Ok(Some(Box::new(TapPort { queue, info: self.info.clone() })))
+        Ok(Some(Box::new(TapPort::new(queue, self.info.mac.unwrap_or_default()))))
     }
     fn steer(&mut self, outline: &Outline) {
         self.queue.steer(outline);
@@ -106,6 +121,15 @@ impl Port for TapPort {
             return Err(io::Error::other(format!("the device came back with the director's own MAC {mac}")));
         }
         self.info = info(&self.queue, mac);
+        self.outers =
+            if self.queue.caps().tso { Outers::load(self.queue.name(), Side::Ingress) } else { None };
+        self.info.offload.tunnel = self.outers.is_some();
         Ok(())
+    }
+    fn losses(&mut self) -> Losses {
+        if let Some(outers) = &mut self.outers {
+            outers.look();
+        }
+        Losses::default()
     }
 }

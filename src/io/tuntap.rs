@@ -147,7 +147,7 @@ impl Queue {
     }
     pub(super) fn caps(&self) -> OffloadCaps {
         // what the kernel takes from us does not depend on the mask, that only limits what it gives
-        OffloadCaps { csum: self.vnet, tso: self.vnet, uso: self.vnet && self.uso }
+        OffloadCaps { csum: self.vnet, tso: self.vnet, uso: self.vnet && self.uso, tunnel: false }
     }
     pub(super) fn mtu(&self) -> u32 {
         link::mtu(&self.name).unwrap_or(1500)

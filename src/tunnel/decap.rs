@@ -98,6 +98,11 @@ fn gre_header(payload: &[u8], csum: Csum) -> Result<(usize, Family), DropReason>
     if right { Ok((header, family)) } else { Err(DropReason::BadTunnel) }
 }
 
+/// Length of the header of a GRE packet.
+pub(super) fn gre_len(payload: &[u8]) -> Option<usize> {
+    gre_fields(payload).ok().map(|(len, _)| len)
+}
+
 /// Length of the header and family of the payload, as the first four bytes tell.
 fn gre_fields(payload: &[u8]) -> Result<(usize, Family), DropReason> {
     let header = payload.first_chunk::<{ gre::LEN }>().ok_or(DropReason::BadTunnel)?;

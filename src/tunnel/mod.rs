@@ -20,7 +20,9 @@ use crate::wire::{Family, Meta, be16, gre, gue, ipv4, ipv6, number, put16, sctp,
 
 mod decap;
 mod outer;
+pub mod whole;
 
+use decap::gre_len;
 pub use decap::{Decap, decap, quoted_inner};
 pub use outer::Outer;
 
@@ -81,6 +83,11 @@ pub fn encap(pkt: &mut PacketBuf<'_>, meta: &Meta, plan: &EncapPlan) -> Result<M
     if pkt.offload.gso.is_some() {
         return Err(DropReason::BadSegmentation);
     }
+    wrap(pkt, meta, plan)
+}
+
+/// [`encap`] of whatever it is.
+fn wrap(pkt: &mut PacketBuf<'_>, meta: &Meta, plan: &EncapPlan) -> Result<Meta, DropReason> {
     let inner = inner(pkt.bytes(), meta)?;
     let v6 = match (plan.src, plan.dst) {
         (IpAddr::V4(_), IpAddr::V4(_)) => false,

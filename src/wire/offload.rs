@@ -65,6 +65,11 @@ fn headers_len(frame: &[u8], meta: &Meta) -> Option<usize> {
     (whole && transport >= least && l4 + transport <= end).then_some(l4 + transport - l3)
 }
 
+/// Payload bytes of the segments that [`segment`] would make with this `payload`; `None` where it would refuse.
+pub fn segment_size(pkt: &PacketBuf<'_>, meta: &Meta, payload: usize) -> Option<usize> {
+    Cut::new(pkt.bytes(), pkt.offload, meta, payload).map(|cut| cut.size)
+}
+
 /// How the segments of a super-frame leave their transport checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentCsum {

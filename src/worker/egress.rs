@@ -9,6 +9,7 @@ use crate::engine::{DropReason, PortId, Verdict};
 use crate::io::fit::{Need, need};
 use crate::io::{BURST, Burst, SendReport};
 use crate::time::Mono;
+use crate::tunnel::whole;
 use crate::wire::offload::{self, SegmentCsum};
 use crate::wire::{Link, Parsed, parse, sctp};
 
@@ -139,9 +140,14 @@ impl Egress {
         how: SegmentCsum,
         id: PortId,
     ) -> Result<(), DropReason> {
-        let Parsed::Ip(meta) = parse(packet.bytes(), link)? else { return Err(DropReason::BadSegmentation) };
-        let whole = usize::from(u16::MAX);
-        offload::segment(packet, &meta, whole, how, &mut self.segments, |out, p| out.push(id, p))?;
+        let (frame, segments) = (packet.bytes(), &mut self.segments);
+        if let Some(inside) = whole::find(frame, &packet.offload, link) {
+            whole::segment(packet, &inside, how, segments, |out, p| out.push(id, p))?;
+            return Ok(());
+        }
+        let Parsed::Ip(meta) = parse(frame, link)? else { return Err(DropReason::BadSegmentation) };
+        let any = usize::from(u16::MAX);
+        offload::segment(packet, &meta, any, how, segments, |out, p| out.push(id, p))?;
         Ok(())
     }
 

@@ -147,7 +147,7 @@ fn what_the_device_cannot_take_is_completed_and_segmented_in_its_place() {
 
 #[test]
 fn a_device_that_can_takes_the_super_frame_whole() {
-    let (near, mut far) = wire(OffloadCaps { csum: true, tso: true, uso: false });
+    let (near, mut far) = wire(OffloadCaps { csum: true, tso: true, uso: false, tunnel: false });
     let (large, partial) = tcp(2, 3000);
     let gso = Some(Gso { kind: GsoKind::Tcp4, size: 1000, hdr_len: 0, ecn: false });
     let offload = Offload { gso, ..partial };

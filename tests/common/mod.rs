@@ -80,7 +80,7 @@ pub fn rs_mac(n: u8) -> Mac {
 }
 
 pub fn plan() -> NetPlan {
-    let caps = OffloadCaps { csum: true, tso: true, uso: true };
+    let caps = OffloadCaps { csum: true, tso: true, uso: true, tunnel: false };
     let port = |name: &str, mac, addresses: [&str; 2]| PortPlan {
         name: name.into(),
         link: Link::Ethernet,

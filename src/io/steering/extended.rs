@@ -106,7 +106,7 @@ fn straight(a: &mut Assembler, op: Op) -> Result<(), Untranslatable> {
     match op.code {
         LD_H_ABS if op.k == PROTOCOL => {
             a.load(Width::Word, R0, R6, SK_BUFF_PROTOCOL);
-            a.from_network16(R0);
+            a.network16(R0);
         }
         LD_W_ABS => a.load_packet(Width::Word, None, at),
         LD_H_ABS => a.load_packet(Width::Half, None, at),

@@ -19,6 +19,7 @@ const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
 const ATTACH_TCX_INGRESS: u32 = 46;
+const ATTACH_TCX_EGRESS: u32 = 47;
 /// `BPF_F_XDP_HAS_FRAGS`: the program may be given packets in several pieces (Linux 5.18).
 const HAS_FRAGS: u32 = 1 << 5;
 /// `BPF_F_NO_PREALLOC`
@@ -29,6 +30,8 @@ const NO_PREALLOC: u32 = 1;
 pub enum MapKind {
     /// Any key to any value.
     Hash = 1,
+    /// Number (host order) to value; all are there from the beginning, zero.
+    Array = 2,
     /// Longest prefix; a key is the prefix length (host order) and the bytes.
     Lpm = 11,
     /// Queue number to AF_XDP socket.
@@ -82,7 +85,10 @@ impl Map {
             node: u32,
             name: [u8; 16],
         }
-        let flags = if kind == MapKind::Xsk { 0 } else { NO_PREALLOC };
+        let flags = match kind {
+            MapKind::Hash | MapKind::Lpm => NO_PREALLOC,
+            MapKind::Array | MapKind::Xsk => 0,
+        };
         let mut attr = Attr {
             kind: kind as u32,
             key: key as u32,
@@ -153,6 +159,8 @@ pub enum Kind {
     Ingress,
     /// Packets on their way to a socket, or to a queue of a TAP or TUN device; it may read them, not more.
     Filter,
+    /// Packets that leave, behind everything else of the stack (tcx, Linux 6.6).
+    Egress,
 }
 
 /// A loaded program.
@@ -244,6 +252,7 @@ fn load(program: &[Insn], kind: Kind, text: &str, log: Option<&mut [u8]>) -> io:
         Kind::Xdp { frags } => (PROG_TYPE_XDP, ATTACH_XDP, if frags { HAS_FRAGS } else { 0 }),
         Kind::Ingress => (PROG_TYPE_SCHED_CLS, ATTACH_TCX_INGRESS, 0),
         Kind::Filter => (PROG_TYPE_SOCKET_FILTER, 0, 0),
+        Kind::Egress => (PROG_TYPE_SCHED_CLS, ATTACH_TCX_EGRESS, 0),
     };
     let mut attr = Attr {
         kind,
@@ -292,6 +301,14 @@ impl Link {
     /// `EINVAL` before Linux 6.6; `ENODEV`; `EPERM`.
     pub fn attach_ingress(program: &Program, ifindex: u32) -> io::Result<Link> {
         Link::create(program, ifindex, ATTACH_TCX_INGRESS, 0)
+    }
+
+    /// Attaches a program to what an interface sends, behind those that are there.
+    ///
+    /// # Errors
+    /// As [`Link::attach_ingress`].
+    pub fn attach_egress(program: &Program, ifindex: u32) -> io::Result<Link> {
+        Link::create(program, ifindex, ATTACH_TCX_EGRESS, 0)
     }
 
     fn create(program: &Program, ifindex: u32, kind: u32, flags: u32) -> io::Result<Link> {

@@ -179,8 +179,8 @@ impl Assembler {
             Src::Imm(i) => self.push(op as u8 | 0x04, dst, 0, 0, i),
         }
     }
-    /// The low 16 bits of `reg`, which are in the order of the network, as a number.
-    pub fn from_network16(&mut self, reg: Reg) {
+    /// The low 16 bits of `reg`, the others become zero: from the network's order to the machine's or back.
+    pub fn network16(&mut self, reg: Reg) {
         self.push(BIG_ENDIAN, reg, 0, 0, 16);
     }
     /// `r0` = what the packet has at `off`, or at `at + off`, as a number; `r6` is the context, `r1` to `r5` are
@@ -377,7 +377,7 @@ mod tests {
             ("w0 *= 5", one(|a| a.alu32(Alu::Mul, R0, Src::Imm(5))), [0x24, 0, 0, 0, 5, 0, 0, 0]),
             ("w0 /= 5", one(|a| a.alu32(Alu::Div, R0, Src::Imm(5))), [0x34, 0, 0, 0, 5, 0, 0, 0]),
             ("w0 ^= w7", one(|a| a.alu32(Alu::Xor, R0, Src::Reg(R7))), [0xac, 0x70, 0, 0, 0, 0, 0, 0]),
-            ("r0 = be16 r0", one(|a| a.from_network16(R0)), [0xdc, 0, 0, 0, 16, 0, 0, 0]),
+            ("r0 = be16 r0", one(|a| a.network16(R0)), [0xdc, 0, 0, 0, 16, 0, 0, 0]),
             (
                 "r0 = *(u8 *)skb[23]",
                 one(|a| a.load_packet(Width::Byte, None, 23)),
