@@ -276,3 +276,120 @@ proptest! {
         }
     }
 }
+
+/// A TCP super-frame behind a link header, with the checksum left to the device.
+fn super_frame(v6: bool, payload: usize, size: u16) -> (Vec<u8>, Offload) {
+    let body: Vec<u8> = (0..payload).map(|i| i as u8).collect();
+    let inner = packet(v6, number::TCP, (1, 2), (3, 4), &body);
+    let mut frame = vec![2; eth::LEN];
+    put16(&mut frame, eth::field::KIND, if v6 { number::ETH_IPV6 } else { number::ETH_IPV4 });
+    frame.extend_from_slice(&inner);
+    set_checksum(&mut frame[eth::LEN..], true);
+    let csum = partial(&meta(&frame, Link::Ethernet)).csum;
+    let kind = if v6 { GsoKind::Tcp6 } else { GsoKind::Tcp4 };
+    (frame, Offload { csum, gso: Some(Gso { kind, size, hdr_len: 0, ecn: false }) })
+}
+
+/// Tunnel packets of a super-frame: cut before the tunnel and behind it.
+fn both_ways(tunnel: Tunnel, v6: bool, outer_v6: bool, room: usize) -> [Vec<Vec<u8>>; 2] {
+    let (frame, offload) = super_frame(v6, 4000, 1400);
+    let m = meta(&frame, Link::Ethernet);
+    let plan = EncapPlan { copy_df: false, ..plan(tunnel, outer_v6) };
+    let mut out = crate::buf::Out::new();
+    let port = crate::engine::PortId(0);
+    let mut before = Vec::new();
+    let mut mem = vec![0; 128 + frame.len() + 64];
+    mem[128..128 + frame.len()].copy_from_slice(&frame);
+    let mut pkt = PacketBuf::new(&mut mem, 128, 128 + frame.len(), offload);
+    let cut = crate::wire::offload::SegmentCsum::Complete;
+    crate::wire::offload::segment(&pkt, &m, room, cut, &mut out, |_, mut piece| {
+        let m = Meta { end: piece.bytes().len() as u32, ..m };
+        piece.edit(|p| encap(p, &m, &plan).unwrap());
+        before.push(piece.bytes().to_vec());
+    })
+    .unwrap();
+    let outer = whole::encap(&mut pkt, &m, &plan, room).expect("it may enter whole");
+    assert_eq!(outer, meta(pkt.bytes(), Link::Ip), "the meta given back is that of the outer packet");
+    let inside = whole::find(pkt.bytes(), &pkt.offload, Link::Ip).expect("what went in is found");
+    assert_eq!(usize::from(inside.inner.l3), overhead(tunnel, outer_v6));
+    whole::segment(&pkt, &inside, cut, &mut out, |out, piece| out.push(port, piece)).unwrap();
+    let behind = std::iter::from_fn(|| out.pop()).map(|(_, p)| p.bytes().to_vec()).collect();
+    [before, behind]
+}
+
+#[test]
+fn a_super_frame_cut_inside_its_tunnel_is_what_it_would_have_been_cut_before() {
+    let gue = Tunnel::Gue { port: 6080, csum: TunnelCsum::None };
+    for tunnel in [Tunnel::Ipip, Tunnel::Gre { csum: TunnelCsum::None }, gue] {
+        for (v6, outer_v6) in [(false, false), (false, true), (true, false), (true, true)] {
+            for room in [1400, 1360, 9000] {
+                let [before, behind] = both_ways(tunnel, v6, outer_v6, room);
+                assert_eq!(before.len(), 3);
+                assert_eq!(before, behind, "{tunnel:?}, {v6} in {outer_v6}, {room}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_what_a_device_can_cut_enters_a_tunnel_whole() {
+    let (frame, offload) = super_frame(false, 4000, 1400);
+    let m = meta(&frame, Link::Ethernet);
+    let enters = |offload: Offload, m: Meta, plan: EncapPlan, room: usize| {
+        let (outer, after, still) = with_packet(&frame, offload, |p| whole::encap(p, &m, &plan, room));
+        assert!(outer.is_some() || (after == frame && still == offload), "it was changed");
+        outer.is_some()
+    };
+    let good = plan(Tunnel::Ipip, false);
+    assert!(enters(offload, m, good, 1400));
+    let sums = [
+        Tunnel::Gre { csum: TunnelCsum::Csum },
+        Tunnel::Gue { port: 6080, csum: TunnelCsum::Csum },
+        Tunnel::Gue { port: 6080, csum: TunnelCsum::RemCsum },
+    ];
+    for tunnel in sums {
+        assert!(!enters(offload, m, plan(tunnel, false), 1400), "{tunnel:?}");
+    }
+    assert!(!enters(offload, m, good, 0), "no room for any payload");
+    assert!(!enters(Offload { csum: Csum::Complete, ..offload }, m, good, 1400));
+    let off = Csum::Partial { start: m.l4 + 2, offset: 16 };
+    assert!(!enters(Offload { csum: off, ..offload }, m, good, 1400));
+    let udp = offload.gso.map(|g| Gso { kind: GsoKind::Udp, ..g });
+    assert!(!enters(Offload { gso: udp, ..offload }, m, good, 1400));
+    assert!(!enters(offload, Meta { tcp_flags: 2, ..m }, good, 1400), "a SYN stands for one packet");
+}
+
+proptest! {
+    #[test]
+    fn whatever_claims_to_be_a_super_frame_in_a_tunnel_is_cut_or_refused(
+        mut frame in prop::collection::vec(any::<u8>(), 0..200),
+        (start, size) in any::<(u16, u16)>(),
+        proto in prop::sample::select(vec![4u8, 41, 47, 17, 6]),
+        (l4, inner) in (34u16..70, 20usize..60),
+    ) {
+        if frame.len() > 60 {
+            // near enough to a packet to be looked at
+            put16(&mut frame, 12, number::ETH_IPV4);
+            frame[14] = 0x45;
+            let len = (frame.len() - 14) as u16;
+            put16(&mut frame, 16, len);
+            put16(&mut frame, 20, 0);
+            frame[23] = proto;
+            put16(&mut frame, 24, 0);
+            let checksum = crate::wire::sum::checksum(&frame[14..34]);
+            put16(&mut frame, 24, checksum);
+            if let Some(b) = frame.get_mut(14 + inner) {
+                *b = 0x45;
+            }
+        }
+        let start = if start % 2 == 0 { l4 } else { start };
+        let gso = Some(Gso { kind: GsoKind::Tcp4, size, hdr_len: 0, ecn: false });
+        let offload = Offload { csum: Csum::Partial { start, offset: 16 }, gso };
+        if let Some(inside) = whole::find(&frame, &offload, Link::Ethernet) {
+            let pkt = PacketBuf::new(&mut frame, 0, usize::MAX, offload);
+            let mut out = crate::buf::Out::new();
+            let cut = crate::wire::offload::SegmentCsum::Partial;
+            let _ = whole::segment(&pkt, &inside, cut, &mut out, |out, p| out.recycle(p));
+        }
+    }
+}
