@@ -141,7 +141,9 @@ impl<A: Addr> Conn<A> {
     pub fn real_key(&self) -> Tuple<A> {
         Tuple { src: self.real, dst: self.local, sport: self.rport, dport: self.lport, proto: self.proto }
     }
-    /// The connection of a packet that leaves none behind (one-packet scheduling). Not for the table.
+    /// The connection as it will be, not yet in a table; of a packet that leaves none behind (one-packet
+    /// scheduling) it never is.
+    #[inline]
     pub fn passing(new: &NewConn<A>) -> Conn<A> {
         let (local, lport) = new.local.unwrap_or((new.client.src, new.client.sport));
         let fullnat = if new.local.is_some() { flag::FULLNAT } else { 0 };
@@ -170,10 +172,10 @@ impl<A: Addr> Conn<A> {
         conn.ready()
     }
     /// With its changes worked out, after its keys were set.
+    #[inline]
     pub(super) fn ready(mut self) -> Conn<A> {
         if self.two_keys() {
-            [self.inward, self.outward] =
-                [Side::Client, Side::Real].map(|side| A::change(self.ends(side), self.new_ends(side)));
+            [self.inward, self.outward] = A::change(self.ends(Side::Client), self.new_ends(Side::Client));
         }
         self
     }

@@ -8,7 +8,7 @@ use crate::wire::Family;
 use crate::wire::plain::{Change, Ends};
 
 /// An address of one family in the form keys hold it: `u32` or `u128`, host order.
-pub trait Addr: Copy + Eq + Ord + Debug + Default + Send + 'static {
+pub trait Addr: Copy + Eq + Ord + Debug + Default + Into<u128> + Send + 'static {
     /// The family.
     const FAMILY: Family;
     /// As a general address.
@@ -19,13 +19,15 @@ pub trait Addr: Copy + Eq + Ord + Debug + Default + Send + 'static {
     type Pair: Copy + Eq + Debug + Send;
     /// Puts them together.
     fn pair(src: Self, dst: Self) -> Self::Pair;
+    /// Takes them apart.
+    fn parts(pair: Self::Pair) -> [Self; 2];
     /// The pair of a packet in the other direction.
     fn reversed(pair: Self::Pair) -> Self::Pair;
     /// True when they are the same. Apart from `==`, which compares what was just put together in words as
     /// bytes in wide registers: the processor waits for the words to arrive in memory.
     fn same(a: Self::Pair, b: Self::Pair) -> bool;
-    /// What new ends do to checksums.
-    fn change(old: Ends<Self::Pair>, new: Ends<Self::Pair>) -> Change;
+    /// What new ends do to checksums, and what undoes it.
+    fn change(old: Ends<Self::Pair>, new: Ends<Self::Pair>) -> [Change; 2];
     /// Hash of protocol and ends under a secret key.
     fn hash_ends(proto: u8, ends: Ends<Self::Pair>, key: &TupleHash) -> u64;
     /// Hash of a tuple under a secret key.
@@ -59,6 +61,12 @@ impl<A: Copy> Tuple<A> {
 }
 
 impl<A: Addr> Tuple<A> {
+    /// The tuple of an ordinary frame.
+    #[inline]
+    pub fn of_ends(proto: u8, ends: Ends<A::Pair>) -> Tuple<A> {
+        let [src, dst] = A::parts(ends.addresses);
+        Tuple { src, dst, sport: (ends.ports >> 16) as u16, dport: ends.ports as u16, proto }
+    }
     /// Addresses and ports.
     #[inline]
     pub fn ends(&self) -> Ends<A::Pair> {
@@ -83,6 +91,10 @@ impl Addr for u32 {
         u64::from(src) << 32 | u64::from(dst)
     }
     #[inline(always)]
+    fn parts(pair: u64) -> [u32; 2] {
+        [(pair >> 32) as u32, pair as u32]
+    }
+    #[inline(always)]
     fn reversed(pair: u64) -> u64 {
         pair.rotate_left(32)
     }
@@ -90,7 +102,8 @@ impl Addr for u32 {
     fn same(a: u64, b: u64) -> bool {
         a == b
     }
-    fn change(old: Ends<u64>, new: Ends<u64>) -> Change {
+    #[inline]
+    fn change(old: Ends<u64>, new: Ends<u64>) -> [Change; 2] {
         Change::of4(old, new)
     }
     #[inline(always)]
@@ -116,6 +129,10 @@ impl Addr for u128 {
         [src, dst]
     }
     #[inline(always)]
+    fn parts(pair: [u128; 2]) -> [u128; 2] {
+        pair
+    }
+    #[inline(always)]
     fn reversed([src, dst]: [u128; 2]) -> [u128; 2] {
         [dst, src]
     }
@@ -123,7 +140,8 @@ impl Addr for u128 {
     fn same([a, b]: [u128; 2], [c, d]: [u128; 2]) -> bool {
         (a ^ c) | (b ^ d) == 0
     }
-    fn change(old: Ends<[u128; 2]>, new: Ends<[u128; 2]>) -> Change {
+    #[inline]
+    fn change(old: Ends<[u128; 2]>, new: Ends<[u128; 2]>) -> [Change; 2] {
         Change::of6(old, new)
     }
     #[inline(always)]

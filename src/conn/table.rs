@@ -261,22 +261,20 @@ impl<A: Addr> Table<A> {
             (hash, Some(tuple)) if tuple == new.client => hash,
             _ => self.hash(&new.client),
         };
-        let conn = Conn::passing(new);
+        let mut conn = Conn::passing(new);
         let second = if conn.two_keys() { self.hash(&conn.real_key()) } else { 0 };
-        self.enter(now, conn, new.timeout, [hash, second])
+        self.enter(now, &mut conn, new.timeout, [hash, second])
     }
-    /// The same with the hashes of its keys worked out; of one key the second says nothing.
+    /// Opens a connection that is made already, with the hashes of its keys; of one key the second says
+    /// nothing. What is written into `conn` on the way is what the table has then.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing has changed then.
-    pub fn open_hashed(&mut self, now: Mono, new: &NewConn<A>, hashes: [u64; 2]) -> Result<u32, OpenError> {
-        self.enter(now, Conn::passing(new), new.timeout, hashes)
-    }
+    /// [`OpenError`]; nothing has changed in the table then.
     #[inline]
-    fn enter(
+    pub fn enter(
         &mut self,
         now: Mono,
-        conn: Conn<A>,
+        conn: &mut Conn<A>,
         timeout: Span,
         [first, second]: [u64; 2],
     ) -> Result<u32, OpenError> {
@@ -288,7 +286,8 @@ impl<A: Addr> Table<A> {
             self.cursor = now.bucket();
         }
         let deadline = now.after(timeout);
-        let conn = Conn { deadline, armed: deadline, flags: conn.flags | flag::LIVE, ..conn };
+        conn.deadline = deadline;
+        conn.flags |= flag::LIVE;
         let client = conn.client_key();
         self.seek(&client);
         let slot = if self.free == NIL { self.slots.len() as u32 } else { self.free };
@@ -315,8 +314,8 @@ impl<A: Addr> Table<A> {
                 }
             }
         }
+        (conn.armed, conn.prev, conn.next) = self.hang(slot, deadline);
         self.take_slot(conn);
-        self.link(slot);
         self.live += 1;
         Ok(slot)
     }
@@ -368,6 +367,13 @@ impl<A: Addr> Table<A> {
     /// A connection whose deadline has passed is left alone until then.
     pub fn defer(&mut self, slot: u32, until: Tick) {
         self.arm_earlier(slot, until);
+    }
+    /// A connection has its first deadline: it is looked at then, and not before.
+    pub fn settle(&mut self, slot: u32) {
+        let c = &self.slots[slot as usize];
+        if c.armed != c.deadline {
+            self.arm_earlier(slot, c.deadline);
+        }
     }
     /// Moves a connection to where [`Conn::goes_on`] says that it has to be looked at.
     #[cold]
@@ -478,36 +484,42 @@ impl<A: Addr> Table<A> {
         n
     }
     /// Fills the slot that is next.
-    fn take_slot(&mut self, mut conn: Conn<A>) {
+    #[inline]
+    fn take_slot(&mut self, conn: &Conn<A>) {
         if self.free == NIL {
-            self.slots.push(conn);
+            self.slots.push(*conn);
             return;
         }
-        let old = &mut self.slots[self.free as usize];
-        self.free = old.next;
-        conn.age = old.age;
-        *old = conn;
+        let place = &mut self.slots[self.free as usize];
+        let (free, age) = (place.next, place.age);
+        *place = *conn;
+        place.age = age;
+        self.free = free;
     }
     fn remove_key(&mut self, tuple: &Tuple<A>, entry: u32) {
         let hash = self.hash(tuple);
         self.index.remove(hash, entry);
     }
-    /// Hangs a connection into the bucket of its `armed` tick, counted from the cursor so that it never
-    /// falls into a bucket already passed nor a whole turn ahead.
+    /// Hangs a connection into the bucket of its `armed` tick.
     fn link(&mut self, slot: u32) {
+        let links = self.hang(slot, self.slots[slot as usize].armed);
         let c = &mut self.slots[slot as usize];
-        let ahead = (c.armed.bucket().wrapping_sub(self.cursor) as i32).clamp(0, BUCKETS as i32 - 1) as u32;
+        (c.armed, c.prev, c.next) = links;
+    }
+    /// The bucket of a tick gets a slot as its first; what is to be written there: `armed`, `prev`, `next`.
+    /// Buckets are counted from the cursor so that it never falls into one already passed nor a whole turn
+    /// ahead.
+    #[inline]
+    fn hang(&mut self, slot: u32, armed: Tick) -> (Tick, u32, u32) {
+        let ahead = (armed.bucket().wrapping_sub(self.cursor) as i32).clamp(0, BUCKETS as i32 - 1) as u32;
         let bucket = self.cursor.wrapping_add(ahead);
-        if c.armed.bucket() != bucket {
-            c.armed = Tick(bucket.wrapping_mul(BUCKET));
-        }
+        let armed = if armed.bucket() == bucket { armed } else { Tick(bucket.wrapping_mul(BUCKET)) };
         let head = &mut self.heads[(bucket % BUCKETS) as usize];
-        c.prev = NIL;
-        c.next = *head;
-        if *head != NIL {
-            self.slots[*head as usize].prev = slot;
+        let next = std::mem::replace(head, slot);
+        if let Some(first) = self.slots.get_mut(next as usize) {
+            first.prev = slot;
         }
-        *head = slot;
+        (armed, NIL, next)
     }
     fn unlink(&mut self, slot: u32) {
         let c = self.slots[slot as usize];

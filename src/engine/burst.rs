@@ -67,6 +67,8 @@ pub enum Kind {
     Plain4,
     /// Ordinary IPv6.
     Plain6,
+    /// Ordinary but for its SYN.
+    Begins,
     /// Not ordinary.
     Other,
 }
@@ -83,6 +85,22 @@ pub(super) struct Sight {
     pub plain: bool,
 }
 
+impl Turn {
+    /// How a whole packet of the burst came.
+    #[inline]
+    pub fn arrival(&self, plain: bool) -> Arrival {
+        Arrival { now: self.now, port: self.port, largest: 0, handed: self.handed, plain }
+    }
+}
+
+impl Kind {
+    /// What was seen of it is kept as a [`Sight`].
+    #[inline]
+    pub fn is_sighted(self) -> bool {
+        matches!(self, Kind::Begins | Kind::Other)
+    }
+}
+
 impl Look {
     const NOTHING: Look = Look::new(0, Kind::Other, None);
 
@@ -96,7 +114,7 @@ impl Sight {
     pub const NOTHING: Sight =
         Sight { found: Err(DropReason::ShortFrame), group: false, hash: 0, plain: false };
 
-    fn family(&self) -> Option<Family> {
+    pub fn family(&self) -> Option<Family> {
         match &self.found {
             Ok(Parsed::Ip(meta)) => Some(meta.family),
             _ => None,
@@ -178,17 +196,21 @@ impl Engine {
             let quick = match kind {
                 Kind::Plain4 => core.run::<u32>(&turn, rest, burst_rest, verdicts_rest),
                 Kind::Plain6 => core.run::<u128>(&turn, rest, burst_rest, verdicts_rest),
-                Kind::Other => 0,
+                Kind::Begins | Kind::Other => 0,
             };
             sent += quick;
             at += quick;
             if at < all && looks[at].kind == kind {
-                core.before(snap, (at, &looks[at]), burst, verdicts, out);
-                verdicts[at] = core.slowly(snap, &turn, (at, &looks[at]), &mut burst[at], out);
+                core.before(snap, &turn, (at, &looks[at]), burst, verdicts, out);
+                let begun = core.begin(snap, &turn, (at, &looks[at]), &mut burst[at], out);
+                verdicts[at] = match begun {
+                    Some(verdict) => verdict,
+                    None => core.slowly(snap, &turn, (at, &looks[at]), &mut burst[at], out),
+                };
                 at += 1;
             }
         }
-        core.open_planned(snap, burst, verdicts, out);
+        core.open_planned(snap, &turn, burst, verdicts, out);
         let sent = sent as u64;
         core.counters.received += sent;
         core.counters.forwarded += sent;
@@ -242,7 +264,7 @@ impl Core {
             return self.look_closer(turn, i, frame);
         };
         *place = Sight { found: Ok(Parsed::Ip(meta)), group: false, hash, plain: true };
-        Look::new(hash, Kind::Other, Some(family))
+        Look::new(hash, Kind::Begins, Some(family))
     }
 
     #[inline(never)]
@@ -291,11 +313,10 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         let sight = match self.sights.get(i) {
-            Some(sight) if look.kind == Kind::Other => *sight,
+            Some(sight) if look.kind.is_sighted() => *sight,
             _ => self.sight(turn, pkt.bytes()),
         };
-        let Turn { now, port, handed, .. } = *turn;
-        let at = Arrival { now, port, largest: 0, handed, plain: sight.plain };
+        let at = turn.arrival(sight.plain);
         let waiting = self.together.len();
         let verdict = self.packet(snap, at, &sight, pkt, out);
         self.together.nobody();
@@ -326,7 +347,8 @@ impl Core {
             }
             black_box(sum);
         }
-        for look in looks.iter_mut().filter(|look| look.family == family) {
+        // what begins is of no connection yet
+        for look in looks.iter_mut().filter(|look| look.family == family && look.kind != Kind::Begins) {
             look.entry = table.guess(look.hash);
             sum ^= table.read_conn(look.entry);
         }

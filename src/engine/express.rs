@@ -9,8 +9,8 @@
 //! are written in one go. A rule added to the long way that concerns packets of steady flows needs its check
 //! here.
 //!
-//! The packet that begins a TCP connection is scheduled and counted the long way, and sent on from here
-//! ([`Core::launch`]) where its frame is ordinary but for the SYN.
+//! The packet that begins a TCP connection is scheduled and counted elsewhere ([`super::together`]), and sent on
+//! from here ([`Core::launch`]) where its frame is ordinary but for the SYN.
 
 use super::burst::{Look, Turn};
 use super::deliver::gue_port;

@@ -79,6 +79,14 @@ pub(super) struct Ftp {
     awaited: usize,
 }
 
+impl Ftp {
+    /// Is there a connection whose client's port is not known yet?
+    #[inline]
+    pub fn awaits(&self) -> bool {
+        self.awaited != 0
+    }
+}
+
 /// Flags of a connection that the helper looks after.
 #[inline]
 pub(super) fn marks<A: IpFamily>(snap: &Snapshot, tuple: &Tuple<A>, flags: u16) -> u16 {

@@ -196,6 +196,9 @@ impl Core {
                 found
             };
             if let Some(service) = found {
+                if at.plain && ours {
+                    self.remember::<A>(snap, at.port, &tuple, service);
+                }
                 return self.schedule::<A>(snap, at, (meta, tuple), pkt, service, ours, out);
             }
         }

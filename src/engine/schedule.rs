@@ -74,10 +74,25 @@ impl Core {
             let to = Placement::of(&service.dests[first], &tuple);
             return self.one_packet::<A>(snap, at, meta, pkt, to, service, out);
         }
-        if self.plan::<A>(snap, at, &meta, &tuple, service, first) {
+        if self.plan::<A>(snap, &meta, &tuple, service, first) {
             // decided about when it is opened
             return Verdict::Taken(Taken::Local);
         }
+        self.open_now::<A>(snap, at, (meta, tuple), pkt, service, first, out)
+    }
+
+    /// Opens the connection of a packet at the picked server, and the packet goes on.
+    #[expect(clippy::too_many_arguments, reason = "the facts of a packet and its service")]
+    pub(super) fn open_now<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        (meta, tuple): (Meta, Tuple<A>),
+        pkt: &mut PacketBuf<'_>,
+        service: &Service,
+        first: usize,
+        out: &mut Out,
+    ) -> Verdict {
         match self.open::<A>(snap, at, &tuple, service, first) {
             Ok((slot, dest)) => self.begun::<A>(snap, at, meta, pkt, slot, dest, out),
             Err(why) => Verdict::Drop(why),
@@ -97,13 +112,31 @@ impl Core {
         out: &mut Out,
     ) -> Verdict {
         self.accept_input::<A>(snap, at.now, &meta, pkt.bytes(), slot, dest);
-        let conn = *A::table(&mut self.tables).get(slot);
+        let table = A::table(&mut self.tables);
+        table.settle(slot);
+        let conn = *table.get(slot);
+        self.set_out::<A>(snap, at, meta, pkt, &conn, dest, out)
+    }
+
+    /// The same, counted already.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "the facts of a packet and its connection")]
+    pub(super) fn set_out<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        at: Arrival,
+        meta: Meta,
+        pkt: &mut PacketBuf<'_>,
+        conn: &Conn<A>,
+        dest: &Dest,
+        out: &mut Out,
+    ) -> Verdict {
         if at.plain
-            && let Some(verdict) = self.launch(at.now, pkt, &conn, dest)
+            && let Some(verdict) = self.launch(at.now, pkt, conn, dest)
         {
             return verdict;
         }
-        self.deliver::<A>(snap, at, meta, pkt, &conn, dest, out)
+        self.deliver::<A>(snap, at, meta, pkt, conn, dest, out)
     }
 
     /// Schedules a connection of which only an error's quote is known.
@@ -309,10 +342,13 @@ impl Core {
         proto: Proto,
         rport: u16,
     ) -> Result<(A, u16), DropReason> {
-        let route = self.host.route(dest.spec.ip).ok_or(DropReason::NoRoute)?;
+        let (port, next_hop) = match self.ways.route(dest.id) {
+            Some(known) => known,
+            None => self.host.route(dest.spec.ip).map(|r| (r.port, r.next_hop)).ok_or(DropReason::NoRoute)?,
+        };
         let random = self.random.next();
-        let near = self.host.network_of_locals(&route);
-        let pool = self.pools.get_mut(usize::from(route.port.0)).ok_or(DropReason::NoLocalAddress)?;
+        let near = self.host.network_of_locals(port, next_hop);
+        let pool = self.pools.get_mut(usize::from(port.0)).ok_or(DropReason::NoLocalAddress)?;
         let got = pool.alloc_near(remote(dest, proto, rport), random, near);
         match got.and_then(|(ip, port)| Some((A::from_ip(ip)?, port))) {
             Some(local) => Ok(local),

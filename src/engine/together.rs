@@ -5,29 +5,38 @@
 //! before the server is: nothing could be read ahead, and the wait for that one cell was half of what a new
 //! connection cost. So each SYN is scheduled in its turn, and the few that follow one another in a burst
 //! are opened after that, all their cells read first. Reads that do not depend on one another wait
-//! together.
+//! together. What their SYN does to them is known when they are planned: they are written once, as they are
+//! after it.
 //!
 //! Servers count a connection as soon as it is scheduled, so the next one is scheduled as if it were open;
 //! other packets that go the long way, and a SYN on the same tuple, wait until those before them are opened.
 //! One thing is different: a connection that finds its reply tuple taken, and so goes to another server, was
 //! counted at the first when those behind it in the burst were scheduled.
+//!
+//! Most SYNs are for the same few services, one after the other for the same one. What the long way asks about
+//! the packet's destination (is it ours, may anybody send there, has it a mark, which service is there) has the
+//! same answers for the next one, so the latest is remembered ([`Latest`]) and an ordinary SYN to it is asked
+//! about its source only.
 
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::burst::{Kind, Look, Sight};
+use super::burst::{Kind, Look, Sight, Turn};
 use super::family::IpFamily;
+use super::inbound::timeout;
 use super::input::Arrival;
 use super::schedule::{Placement, new_conn, remote};
-use super::{Core, DropReason, Verdict};
+use super::{Core, DropReason, PortId, Taken, Verdict};
 use crate::buf::{Out, PacketBuf};
-use crate::conn::key::Tuple;
+use crate::conn::key::{Addr, Tuple};
 use crate::conn::state::{Seen, State};
-use crate::conn::table::flag;
+use crate::conn::table::{Conn, flag};
 use crate::host::options;
-use crate::svc::{Dest, DestId, Forward, Proto, Service, Snapshot};
+use crate::svc::snapshot::FTP;
+use crate::svc::{Dest, DestId, Forward, Proto, Service, ServiceKey, Snapshot};
 use crate::wire::{Family, Meta, Parsed, number, tcp};
 
 /// As many as wait together: more reads than this a core does not have on their way at once.
@@ -38,25 +47,67 @@ const MOST: usize = 16;
 struct Planned {
     /// Place of its packet in the burst.
     place: usize,
-    /// Its server counts it as active: the SYN will have been seen.
-    active: bool,
-    at: Arrival,
-    meta: Meta,
+    /// Its state once the SYN was seen.
+    state: State,
+    /// Its server counts it already, by that state.
+    bound: bool,
     dest: DestId,
     /// Place of the server in its service.
     first: usize,
     /// Taken for FULLNAT.
     local: Option<(IpAddr, u16)>,
-    /// Hashes of both keys.
+    /// Hashes of both keys; of one key the second says nothing.
     hashes: [u64; 2],
+}
+
+/// What a connection will be at a server.
+#[derive(Debug)]
+struct Draft<A> {
+    state: State,
+    local: Option<(A, u16)>,
+    /// Hash of the second key.
+    second: u64,
+}
+
+impl<A: IpFamily> Draft<A> {
+    /// Of the packet at this place and with this hash, at this server.
+    #[inline]
+    fn planned(&self, (place, hash): (usize, u64), (dest, first): (&Dest, usize)) -> Planned {
+        Planned {
+            place,
+            bound: false,
+            state: self.state,
+            dest: dest.id,
+            first,
+            local: self.local.map(|(ip, port)| (ip.ip(), port)),
+            hashes: [hash, self.second],
+        }
+    }
+}
+
+/// The service that the latest SYN went to. What was found out on the way there is the same for every client.
+#[derive(Debug)]
+struct Latest {
+    /// Of the snapshot that it was found in.
+    generation: u64,
+    port: PortId,
+    family: Family,
+    address: u128,
+    dport: u16,
+    /// Place among all services.
+    service: usize,
 }
 
 /// What is planned, and whether the packet at hand may be.
 #[derive(Debug, Default)]
 pub(super) struct Together {
     planned: ArrayVec<Planned, MOST>,
+    /// A bit for each hash of a client's key that is planned, by its lowest bits: nearly always says that a
+    /// key is not.
+    hashes: u64,
     /// Place in the burst and hash of the packet at hand, where it may wait.
     now: Option<(usize, u64)>,
+    latest: Option<Latest>,
 }
 
 impl Together {
@@ -68,6 +119,10 @@ impl Together {
     pub fn nobody(&mut self) {
         self.now = None;
     }
+    #[inline]
+    fn has(&self, hash: u64) -> bool {
+        self.hashes >> (hash % 64) & 1 != 0 && self.planned.iter().any(|p| p.hashes[0] == hash)
+    }
 }
 
 impl Core {
@@ -76,72 +131,197 @@ impl Core {
     pub(super) fn before(
         &mut self,
         snap: &Snapshot,
+        turn: &Turn,
         (place, look): (usize, &Look),
         burst: &mut [PacketBuf<'_>],
         verdicts: &mut [Verdict],
         out: &mut Out,
     ) {
-        let other = look.kind == Kind::Other && !self.told();
-        let waits = other && self.sights.get(place).is_some_and(begins);
-        let planned = &self.together.planned;
-        let free = waits && !planned.is_full() && !planned.iter().any(|p| p.hashes[0] == look.hash);
+        let begins = match look.kind {
+            Kind::Begins => true,
+            Kind::Other => self.sights.get(place).is_some_and(begins),
+            Kind::Plain4 | Kind::Plain6 => false,
+        };
+        let waits = begins && !self.told();
+        let free = waits && !self.together.planned.is_full() && !self.together.has(look.hash);
         if !free {
-            self.open_planned(snap, burst, verdicts, out);
+            self.open_planned(snap, turn, burst, verdicts, out);
         }
         self.together.now = (waits && burst.len() > 1).then_some((place, look.hash));
+    }
+
+    /// A SYN goes to this service, of one of the director's addresses.
+    pub(super) fn remember<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        port: PortId,
+        tuple: &Tuple<A>,
+        service: &Service,
+    ) {
+        let ServiceKey::Address { port: own, .. } = service.spec.key else { return };
+        // others decide by more than where the packet goes
+        let simple = service.spec.persistence.is_none()
+            && (own == tuple.dport && own != FTP)
+            && snap.net.marks.is_empty()
+            && !snap.sysctl.nat_icmp_send;
+        let Some(service) = snap.place_of(&service.spec.key).filter(|_| simple) else { return };
+        self.together.latest = Some(Latest {
+            generation: snap.generation,
+            port,
+            family: <A as Addr>::FAMILY,
+            address: tuple.dst.into(),
+            dport: tuple.dport,
+            service,
+        });
+    }
+
+    /// A SYN that is ordinary otherwise, of a new connection to the service that the one before was for: the
+    /// same as the long way, of which everything is left out that is known to let it pass. `None`: it is
+    /// another one, nothing was decided.
+    #[inline]
+    pub(super) fn begin(
+        &mut self,
+        snap: &Snapshot,
+        turn: &Turn,
+        (place, look): (usize, &Look),
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Option<Verdict> {
+        if look.kind != Kind::Begins {
+            return None;
+        }
+        let Ok(Parsed::Ip(meta)) = self.sights.get(place)?.found else { return None };
+        let verdict = match meta.family {
+            Family::V4 => self.begin_of::<u32>(snap, turn, (meta, look.hash), pkt, out)?,
+            Family::V6 => self.begin_of::<u128>(snap, turn, (meta, look.hash), pkt, out)?,
+        };
+        self.together.nobody();
+        if let Some(verdict) = verdict {
+            self.count(verdict);
+        }
+        Some(verdict.unwrap_or(Verdict::Taken(Taken::Local)))
+    }
+
+    /// The same; `Some(None)`: planned.
+    #[inline(never)]
+    fn begin_of<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        turn: &Turn,
+        (meta, hash): (Meta, u64),
+        pkt: &mut PacketBuf<'_>,
+        out: &mut Out,
+    ) -> Option<Option<Verdict>> {
+        let latest = self.together.latest.as_ref()?;
+        let (proto, ends, _) = A::read(pkt.bytes())?;
+        let tuple = Tuple::<A>::of_ends(proto, ends);
+        let same = latest.generation == snap.generation
+            && latest.port == turn.port
+            && latest.dport == tuple.dport
+            && latest.family == <A as Addr>::FAMILY
+            && latest.address == tuple.dst.into();
+        let others = self.told() || self.tap.is_some() || self.ftp.awaits();
+        let service = snap.services.get(latest.service)?;
+        if !same || others || A::table(&mut self.tables).find(hash, &tuple).is_some() {
+            return None;
+        }
+        let at = turn.arrival(true);
+        pkt.truncate(meta.end as usize);
+        if let Some(verdict) = self.steered(at, &meta, pkt, out) {
+            return Some(Some(verdict));
+        }
+        if self.host.check_source(turn.port, tuple.src.ip()).is_some() {
+            return None;
+        }
+        if self.defense.drops_new() {
+            return Some(Some(Verdict::Drop(DropReason::DropPacketDefence)));
+        }
+        let Some(first) = self.pick(turn.now, service, &tuple) else {
+            return Some(Some(self.no_server::<A>(snap, at, meta, pkt, service, true, out)));
+        };
+        let may_wait = self.together.now.take();
+        let dest = &service.dests[first];
+        let Some(draft) = self.draft::<A>(snap, &meta, &tuple, dest) else {
+            return Some(Some(self.open_now::<A>(snap, at, (meta, tuple), pkt, service, first, out)));
+        };
+        match may_wait {
+            Some(waiting) if dest.spec.forward.translates() => {
+                self.wait(waiting, (dest, first), &draft);
+                Some(None)
+            }
+            _ => {
+                let planned = draft.planned((0, hash), (dest, first));
+                Some(Some(self.open_one::<A>(snap, at, &planned, &meta, pkt, out)))
+            }
+        }
     }
 
     /// Plans the connection of the packet at hand at the server in place `first`. False: to be opened now.
     pub(super) fn plan<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
-        at: Arrival,
         meta: &Meta,
         tuple: &Tuple<A>,
         service: &Service,
         first: usize,
     ) -> bool {
-        let Some((place, hash)) = self.together.now.take() else { return false };
+        let Some(waiting) = self.together.now.take() else { return false };
         let dest = &service.dests[first];
-        if !dest.spec.forward.translates() || self.is_full(snap) {
+        if !dest.spec.forward.translates() {
             return false;
         }
-        let Some(real) = A::from_ip(dest.spec.ip) else { return false };
-        let rport = Placement::of(dest, tuple).rport;
-        let local = match dest.spec.forward {
-            Forward::FullNat => match self.take_local::<A>(dest, Proto::Tcp, rport) {
-                Ok(local) => Some(local),
-                Err(_) => return false,
-            },
-            _ => None,
-        };
-        let (to, lport) = local.unwrap_or((tuple.src, tuple.sport));
-        let reply = Tuple { src: real, dst: to, sport: rport, dport: lport, proto: tuple.proto };
-        let hashes = [hash, A::table(&mut self.tables).hash(&reply)];
+        let Some(draft) = self.draft::<A>(snap, meta, tuple, dest) else { return false };
+        self.wait(waiting, (dest, first), &draft);
+        true
+    }
+
+    #[inline]
+    fn wait<A: IpFamily>(&mut self, waiting: (usize, u64), to: (&Dest, usize), draft: &Draft<A>) {
+        to.0.bind(draft.state.active());
+        self.together.hashes |= 1 << (waiting.1 % 64);
+        let planned = &mut self.together.planned;
+        planned.push(draft.planned(waiting, to));
+        if let Some(planned) = planned.last_mut() {
+            planned.bound = true;
+        }
+    }
+
+    /// What the connection will be at a server. `None`: it cannot be, or not without asking more.
+    #[inline(always)]
+    fn draft<A: IpFamily>(
+        &mut self,
+        snap: &Snapshot,
+        meta: &Meta,
+        tuple: &Tuple<A>,
+        dest: &Dest,
+    ) -> Option<Draft<A>> {
+        if self.is_full(snap) {
+            return None;
+        }
+        let (mut local, mut seen, mut second) = (None, Seen::InputOnly, 0);
+        if dest.spec.forward.translates() {
+            let real = A::from_ip(dest.spec.ip)?;
+            let rport = Placement::of(dest, tuple).rport;
+            if dest.spec.forward == Forward::FullNat {
+                local = Some(self.take_local::<A>(dest, Proto::Tcp, rport).ok()?);
+            }
+            let (to, lport) = local.unwrap_or((tuple.src, tuple.sport));
+            let reply = Tuple { src: real, dst: to, sport: rport, dport: lport, proto: tuple.proto };
+            (seen, second) = (Seen::Input, A::table(&mut self.tables).hash(&reply));
+        }
         let begun = State::initial(Proto::Tcp);
         let state = match self.defense.attack {
-            true => begun.after_tcp_attack(Seen::Input, meta.tcp_flags),
-            false => begun.after_tcp(Seen::Input, meta.tcp_flags),
+            true => begun.after_tcp_attack(seen, meta.tcp_flags),
+            false => begun.after_tcp(seen, meta.tcp_flags),
         };
-        let active = state.active();
-        dest.bind(active);
-        self.together.planned.push(Planned {
-            place,
-            active,
-            at,
-            meta: *meta,
-            dest: dest.id,
-            first,
-            local: local.map(|(ip, port)| (ip.ip(), port)),
-            hashes,
-        });
-        true
+        Some(Draft { state, local, second })
     }
 
     /// Opens what is planned and sends its packets on.
     pub(super) fn open_planned(
         &mut self,
         snap: &Snapshot,
+        turn: &Turn,
         burst: &mut [PacketBuf<'_>],
         verdicts: &mut [Verdict],
         out: &mut Out,
@@ -150,18 +330,24 @@ impl Core {
             return;
         }
         let planned = std::mem::take(&mut self.together.planned);
-        let cell = |p: &Planned| match p.meta.family {
-            Family::V4 => self.tables.v4.read_cell(p.hashes[1]),
-            Family::V6 => self.tables.v6.read_cell(p.hashes[1]),
+        self.together.hashes = 0;
+        let cell = |p: &Planned| match self.sights.get(p.place).and_then(Sight::family) {
+            Some(Family::V6) => self.tables.v6.read_cell(p.hashes[1]),
+            _ => self.tables.v4.read_cell(p.hashes[1]),
         };
         black_box(planned.iter().fold(0, |sum, p| sum ^ cell(p)));
-        for p in planned {
+        for p in &planned {
             let (Some(pkt), Some(verdict)) = (burst.get_mut(p.place), verdicts.get_mut(p.place)) else {
                 continue;
             };
-            *verdict = match p.meta.family {
-                Family::V4 => self.open_one::<u32>(snap, &p, pkt, out),
-                Family::V6 => self.open_one::<u128>(snap, &p, pkt, out),
+            // the sights are those of this burst
+            let Some(&Sight { found: Ok(Parsed::Ip(meta)), plain, .. }) = self.sights.get(p.place) else {
+                continue;
+            };
+            let at = turn.arrival(plain);
+            *verdict = match meta.family {
+                Family::V4 => self.open_one::<u32>(snap, at, p, &meta, pkt, out),
+                Family::V6 => self.open_one::<u128>(snap, at, p, &meta, pkt, out),
             };
             self.count(*verdict);
         }
@@ -170,58 +356,63 @@ impl Core {
     fn open_one<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
+        at: Arrival,
         p: &Planned,
+        meta: &Meta,
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Verdict {
-        let tuple = A::tuple(pkt.bytes(), &p.meta);
+        let tuple = A::tuple(pkt.bytes(), meta);
         // both were there when it was planned, and a burst has one snapshot
         let Some(dest) = snap.dest(p.dest) else { return Verdict::Drop(DropReason::DestinationGone) };
-        let opened = self.open_as_planned::<A>(snap, p, &tuple, dest);
-        let (slot, dest) = match opened {
-            Some(slot) => (slot, &**dest),
-            None => {
-                dest.unbind(p.active);
-                let mark = snap.mark_of(Some(Proto::Tcp), tuple.dst.ip(), tuple.dport);
-                let Some(service) = snap.find(mark, Proto::Tcp, tuple.dst.ip(), tuple.dport) else {
-                    return Verdict::Drop(DropReason::DestinationGone);
-                };
-                match self.open::<A>(snap, p.at, &tuple, service, p.first) {
-                    Ok(opened) => opened,
-                    Err(why) => return Verdict::Drop(why),
-                }
+        let to = Placement::of(dest, &tuple);
+        if let Ok(mut new) = new_conn(snap, &tuple, Proto::Tcp, to) {
+            new.local = p.local.and_then(|(ip, port)| Some((A::from_ip(ip)?, port)));
+            new.state = p.state;
+            new.timeout = timeout(snap, dest, p.state);
+            if p.state.active() {
+                new.flags &= !flag::INACTIVE;
             }
-        };
-        self.begun::<A>(snap, p.at, p.meta, pkt, slot, dest, out)
+            // as if it had been opened and then seen its SYN, but written once
+            let mut conn = Conn::passing(&new);
+            conn.packets = 1;
+            let opened = A::table(&mut self.tables).enter(at.now, &mut conn, new.timeout, p.hashes);
+            if let Ok(slot) = opened {
+                if !p.bound {
+                    dest.bind(p.state.active());
+                }
+                self.counted::<A>(slot, dest);
+                dest.count_input(self.worker, meta.ip_len() as u64);
+                return self.set_out::<A>(snap, at, *meta, pkt, &conn, dest, out);
+            }
+        }
+        // not as planned, for instance because a live connection has the reply's tuple
+        self.open_elsewhere::<A>(snap, at, p, (*meta, tuple), pkt, dest, out)
     }
 
-    /// `None`: not as planned, for instance because a live connection has the reply's tuple. Nothing is
-    /// taken then.
-    fn open_as_planned<A: IpFamily>(
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "the facts of a packet and its plan")]
+    fn open_elsewhere<A: IpFamily>(
         &mut self,
         snap: &Snapshot,
+        at: Arrival,
         p: &Planned,
-        tuple: &Tuple<A>,
-        dest: &Dest,
-    ) -> Option<u32> {
-        let to = Placement::of(dest, tuple);
-        let mut new = new_conn(snap, tuple, Proto::Tcp, to).ok()?;
-        new.local = p.local.and_then(|(ip, port)| Some((A::from_ip(ip)?, port)));
-        if p.active {
-            new.flags &= !flag::INACTIVE;
+        (meta, tuple): (Meta, Tuple<A>),
+        pkt: &mut PacketBuf<'_>,
+        dest: &Arc<Dest>,
+        out: &mut Out,
+    ) -> Verdict {
+        if let Some((ip, port)) = p.local {
+            self.free_local(remote(dest, Proto::Tcp, Placement::of(dest, &tuple).rport), ip, port);
         }
-        match A::table(&mut self.tables).open_hashed(p.at.now, &new, p.hashes) {
-            Ok(slot) => {
-                self.counted::<A>(slot, dest);
-                Some(slot)
-            }
-            Err(_) => {
-                if let Some((ip, port)) = p.local {
-                    self.free_local(remote(dest, Proto::Tcp, to.rport), ip, port);
-                }
-                None
-            }
+        if p.bound {
+            dest.unbind(p.state.active());
         }
+        let mark = snap.mark_of(Some(Proto::Tcp), tuple.dst.ip(), tuple.dport);
+        let Some(service) = snap.find(mark, Proto::Tcp, tuple.dst.ip(), tuple.dport) else {
+            return Verdict::Drop(DropReason::DestinationGone);
+        };
+        self.open_now::<A>(snap, at, (meta, tuple), pkt, service, p.first, out)
     }
 }
 
@@ -231,4 +422,53 @@ fn begins(sight: &Sight) -> bool {
     let flags = meta.tcp_flags & (tcp::flag::SYN | tcp::flag::ACK | tcp::flag::FIN | tcp::flag::RST);
     let plain = !meta.is_fragment() && !sight.group && !options::any(meta);
     meta.proto == number::TCP && flags == tcp::flag::SYN && plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use crate::addr::Mac;
+    use crate::engine::tests::{LAN, WAN, engine, frame, give, net, respecified, reweighted};
+    use crate::engine::{DropReason, Verdict};
+    use crate::svc::{Forward, Persistence, Proto};
+    use crate::time::{Mono, Span};
+
+    const WAN_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+    const SYN: u8 = 2;
+
+    #[test]
+    fn what_is_remembered_of_a_service_says_nothing_of_sources_other_ports_or_other_configurations() {
+        for (v6, forward) in
+            [Forward::Nat, Forward::FullNat, Forward::Dr].map(|f| [(false, f), (true, f)]).concat()
+        {
+            let (mut e, n) = (engine(forward, Proto::Tcp), net(v6));
+            let asks = |e: &mut _, from: SocketAddr, port| {
+                let f = frame(WAN_MAC, Proto::Tcp, from, SocketAddr::new(n.vip, port), SYN, &[]);
+                give(e, Mono::ZERO, WAN, &f).0
+            };
+            let client = |port| SocketAddr::new(n.client, port);
+            for port in 4000..4003 {
+                assert_eq!(asks(&mut e, client(port), 80), Verdict::Send(LAN));
+            }
+            let own = SocketAddr::new(n.vip, 4000);
+            assert_eq!(asks(&mut e, own, 80), Verdict::Drop(DropReason::MartianSource));
+            assert_ne!(asks(&mut e, client(4010), 82), Verdict::Send(LAN), "there is no such service");
+            assert_eq!(asks(&mut e, client(4011), 80), Verdict::Send(LAN));
+            // persistence needs a template, which only the long way makes
+            let persistence =
+                Some(Persistence { timeout: Span::from_secs(60), netmask: if v6 { 128 } else { 32 } });
+            let snapshot = respecified(&e, |s| s.persistence = persistence);
+            e.on_snapshot(Mono::ZERO, snapshot);
+            assert_eq!(asks(&mut e, client(4012), 80), Verdict::Send(LAN));
+            assert_eq!(e.templates(Mono::ZERO).count(), 1);
+            let snapshot = respecified(&e, |s| s.persistence = None);
+            e.on_snapshot(Mono::ZERO, snapshot);
+            assert_eq!(asks(&mut e, client(4013), 80), Verdict::Send(LAN));
+            let snapshot = reweighted(&e, v6, [0, 0]);
+            e.on_snapshot(Mono::ZERO, snapshot);
+            assert_eq!(asks(&mut e, client(4014), 80), Verdict::Drop(DropReason::NoDestination));
+            assert_eq!(e.connection_count(), 6);
+        }
+    }
 }

@@ -78,6 +78,11 @@ impl Ways {
         let place = self.chunk(dest)?.ways[dest.0 as usize % CHUNK].as_ref()?;
         (place.generation == self.generation).then_some(&place.what)
     }
+    /// Port and next hop of the route to a real server, if they are remembered.
+    #[inline]
+    pub fn route(&self, dest: DestId) -> Option<(PortId, IpAddr)> {
+        self.way(dest).map(|way| (way.route.port, way.route.next_hop))
+    }
     /// The lane of a real server, if it is remembered and has one.
     #[inline(always)]
     pub fn lane(&self, dest: DestId) -> Option<&Lane> {

@@ -352,10 +352,13 @@ impl Host {
 
     /// Without `local_addresses` of their own, FULLNAT connections have the port's addresses in the network
     /// of the next hop as source: no real server need know a way to the port's other networks. `None`: any.
-    pub fn network_of_locals(&self, route: &Route) -> Option<Cidr> {
-        let port = self.plan.ports.get(usize::from(route.port.0))?;
-        let near = port.addresses.iter().filter(|c| c.contains(route.next_hop));
-        near.max_by_key(|c| c.len).copied().filter(|_| self.plan.local_addresses.is_empty())
+    pub fn network_of_locals(&self, port: PortId, next_hop: IpAddr) -> Option<Cidr> {
+        if !self.plan.local_addresses.is_empty() {
+            return None;
+        }
+        let port = self.plan.ports.get(usize::from(port.0))?;
+        let near = port.addresses.iter().filter(|c| c.contains(next_hop));
+        near.max_by_key(|c| c.len).copied()
     }
 
     /// Neighbours, for listing.

@@ -72,6 +72,10 @@ impl Snapshot {
         let ftp_data = proto == Proto::Tcp && (port == FTP_DATA || port >= 1024);
         of_port(port).or_else(|| of_port(FTP).filter(|_| ftp_data)).or_else(|| of_port(0))
     }
+    /// Place of the service with exactly this key among all.
+    pub fn place_of(&self, key: &ServiceKey) -> Option<usize> {
+        self.by_key.get(key).map(|i| *i as usize)
+    }
     /// The firewall mark the configured rules give a packet; 0 for none.
     pub fn mark_of(&self, proto: Option<Proto>, dst: IpAddr, dport: u16) -> u32 {
         let hit = self.net.marks.iter().find(|r| {

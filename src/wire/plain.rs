@@ -54,23 +54,32 @@ pub struct Change {
 }
 
 impl Change {
-    /// Of an IPv4 packet.
-    pub fn of4(old: Ends<u64>, new: Ends<u64>) -> Change {
+    /// Of an IPv4 packet, and of one that goes the other way.
+    #[inline]
+    pub fn of4(old: Ends<u64>, new: Ends<u64>) -> [Change; 2] {
+        // a number and its complement are all ones, so what undoes a change is what is left of as many
         let addresses = halves(!old.addresses) + halves(new.addresses);
-        Change::with(addresses + TTL_CHANGE, addresses + ports(old.ports, new.ports))
+        let ports = ports(old.ports, new.ports);
+        [(addresses, ports), (4 * HALF - addresses, 2 * HALF - ports)]
+            .map(|(addresses, ports)| Change::with(addresses + TTL_CHANGE, addresses + ports))
     }
-    /// Of an IPv6 packet, whose header has no checksum.
-    pub fn of6(old: Ends<[u128; 2]>, new: Ends<[u128; 2]>) -> Change {
+    /// Of an IPv6 packet, whose header has no checksum, and of one that goes the other way.
+    #[inline]
+    pub fn of6(old: Ends<[u128; 2]>, new: Ends<[u128; 2]>) -> [Change; 2] {
         let sum = |[a, b]: [u128; 2]| [a, b].map(|w| halves((w >> 64) as u64) + halves(w as u64));
         let [a, b] = sum(old.addresses.map(|a| !a));
         let [c, d] = sum(new.addresses);
-        Change::with(0, a + b + c + d + ports(old.ports, new.ports))
+        let change = a + b + c + d + ports(old.ports, new.ports);
+        [change, 18 * HALF - change].map(|change| Change::with(0, change))
     }
     const fn with(ip: u64, l4: u64) -> Change {
         // an addition in the other order of bytes gives the same, in that order (RFC 1071 section 2)
         Change { ip: fold(ip).to_be(), l4: fold(l4).to_be() }
     }
 }
+
+/// All ones in half a word.
+const HALF: u64 = 0xffff_ffff;
 
 const fn halves(word: u64) -> u64 {
     (word >> 32) + (word & 0xffff_ffff)

@@ -97,6 +97,28 @@ proptest! {
     }
 
     #[test]
+    fn what_undoes_a_change_is_the_change_of_what_goes_back(
+        [a, b, c, d]: [u128; 4],
+        [p, q]: [u32; 2],
+    ) {
+        let turned = |ports: u32| ports.rotate_left(16);
+        let (old, new) = ([a, b], [c, d]);
+        let back = Change::of6(
+            Ends { addresses: [d, c], ports: turned(q) },
+            Ends { addresses: [b, a], ports: turned(p) },
+        );
+        let there = Change::of6(Ends { addresses: old, ports: p }, Ends { addresses: new, ports: q });
+        prop_assert_eq!([there[1], there[0]], back);
+        let (old, new) = (a as u64, c as u64);
+        let back = Change::of4(
+            Ends { addresses: new.rotate_left(32), ports: turned(q) },
+            Ends { addresses: old.rotate_left(32), ports: turned(p) },
+        );
+        let there = Change::of4(Ends { addresses: old, ports: p }, Ends { addresses: new, ports: q });
+        prop_assert_eq!([there[1], there[0]], back);
+    }
+
+    #[test]
     fn one_go_is_the_same_as_step_by_step(
         fill in prop::collection::vec(any::<u8>(), 100),
         v6: bool,
@@ -121,12 +143,12 @@ proptest! {
             let (proto, old, _) = read6(&before).unwrap();
             let (s, p) = src.unwrap_or((old.addresses[0], meta.sport));
             let new = Ends::new([s, dst.0], p, dst.1);
-            new_ends6(&mut at_once, proto, new, Change::of6(old, new), stations)
+            new_ends6(&mut at_once, proto, new, Change::of6(old, new)[0], stations)
         } else {
             let (proto, old, _) = read4(&before).unwrap();
             let (s, p) = src.map_or(((old.addresses >> 32) as u32, meta.sport), |(a, p)| (a as u32, p));
             let new = Ends::new(u64::from(s) << 32 | u64::from(dst.0 as u32), p, dst.1);
-            new_ends4(&mut at_once, proto, new, Change::of4(old, new), stations)
+            new_ends4(&mut at_once, proto, new, Change::of4(old, new)[0], stations)
         };
         if !done {
             prop_assert_eq!(at_once, before, "what is refused is unchanged");
