@@ -194,7 +194,7 @@ impl<A: Addr> Table<A> {
     /// Where [`Table::find`] will most likely find a connection.
     #[inline(always)]
     pub fn guess(&self, hash: u64) -> Entry {
-        match self.index.first(hash) {
+        match self.index.near(hash) {
             Some(entry) => Entry(entry),
             None => self.guess_on(hash),
         }
