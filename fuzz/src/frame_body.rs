@@ -303,7 +303,7 @@ fn net(link: Link, forwarding: bool) -> NetPlan {
         gateway: None,
         gateway6: None,
         neighbors: Vec::new(),
-        offload: OffloadCaps { csum: true, tso: true, uso: true },
+        offload: OffloadCaps { csum: true, tso: true, uso: true, tunnel: true },
     };
     let mut wan = port("wan", [2, 0, 0, 0, 1, 1], ["10.1.0.1/24", "2001:db8:1::1/64"]);
     wan.gateway = Some("10.1.0.254".parse().expect("a literal address"));

@@ -202,13 +202,21 @@ impl Cell {
 
     /// Bytes that came from the director and went to it, summed over its ports.
     fn director_bytes(&self) -> (u64, u64) {
-        let name = |i| match self.topology.io {
-            Io::Tap => format!("tap{i}"),
-            _ => format!("director-{i}"),
-        };
-        (0..self.layout().director().nics.len())
-            .map(|i| counters(self.topology.switch_ns(), &name(i)))
+        self.director_wires()
+            .map(|name| counters(self.topology.switch_ns(), &name))
             .fold((0, 0), |sum, c| (sum.0 + c.0, sum.1 + c.1))
+    }
+
+    /// Frames that came from the director so far, super-frames as one.
+    pub fn director_frames(&self) -> u64 {
+        self.director_wires().map(|name| received(self.topology.switch_ns(), &name)).sum()
+    }
+
+    /// Ports of the switch that lead to the director.
+    fn director_wires(&self) -> impl Iterator<Item = String> {
+        let tap = self.topology.io == Io::Tap;
+        (0..self.layout().director().nics.len())
+            .map(move |i| if tap { format!("tap{i}") } else { format!("director-{i}") })
     }
 
     /// One TCP request and one UDP datagram, followed over every wire.

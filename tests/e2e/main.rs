@@ -50,6 +50,7 @@ mod selftest;
 mod sniff;
 mod storm;
 mod traffic;
+mod tunnels;
 mod wires;
 mod workers;
 mod xdp;

@@ -83,13 +83,13 @@ crate::in_namespaces! {
     }
 }
 
-/// Detaches the programs of a director, as an administrator would who knows better.
-fn detach_by_force(director: u32) -> usize {
+/// Detaches the programs of a director that are of this kind, as an administrator would who knows better.
+pub fn detach_by_force(director: u32, kind: &str) -> usize {
     let mut links = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{director}/fdinfo")).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
         let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
-        if field("link_type:") == Some("xdp") {
+        if field("link_type:") == Some(kind) {
             links.extend(field("link_id:").map(str::to_owned));
         }
     }
@@ -109,7 +109,7 @@ crate::in_namespaces! {
         let ns = cell.topology.node("director").unwrap().ns.try_clone().unwrap();
         let udp = cell.udp();
         cell.client().run(|| traffic::ask_udp(udp, "before")).unwrap();
-        assert_eq!(detach_by_force(cell.director.pid()), 2);
+        assert_eq!(detach_by_force(cell.director.pid(), "xdp"), 2);
         let back = "the XDP program was taken off the interface and is back";
         eventually(Duration::from_secs(10), "the programs are back", || {
             assert!(cell.director.alive());
@@ -135,7 +135,7 @@ crate::in_namespaces! {
         let udp = cell.udp();
         // while it cannot look
         kill(director, Signal::SIGSTOP).unwrap();
-        assert_eq!(detach_by_force(cell.director.pid()), 2);
+        assert_eq!(detach_by_force(cell.director.pid(), "xdp"), 2);
         let other = ns
             .run(|| {
                 let mac = softlvs::addr::Mac([2, 0, 0, 0, 0, 0x77]);
