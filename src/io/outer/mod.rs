@@ -21,7 +21,7 @@ mod program;
 
 use program::{ENTRY, HEADER, MARK, at};
 
-/// Outer headers that are remembered: one for each real server, and for each flow in GUE.
+/// Outer headers that are remembered: one for each real server, more where TTL or traffic class differ.
 const ENTRIES: u16 = 1024;
 
 const CUT: &str = "the kernel puts no outer headers in front of super-frames, they are cut before";
