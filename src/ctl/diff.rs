@@ -73,6 +73,11 @@ fn settings(before: &State, after: &State, out: &mut Vec<String>) {
             out.push(format!("~ sysctl {}: {} -> {}", known.name, text(of(before)), text(of(after))));
         }
     }
+    let linger = |s: &State| s.plan.linger.map_or("default".to_owned(), |l| format!("{} us", l.as_micros()));
+    let (a, b) = (linger(before), linger(after));
+    if a != b {
+        out.push(format!("~ linger: {a} -> {b}"));
+    }
     if before.catalog.net != after.catalog.net {
         out.push("~ network: addresses, routes, marks or switches of the director".to_owned());
     }
@@ -130,7 +135,7 @@ mod tests {
              [[service.real]]\naddress = \"10.0.0.12\"\n[[service]]\naddress = \"10.0.0.101:80\"\n",
         );
         let after = state(
-            "[timeouts]\ntcp = \"60s\"\n[sysctl]\ndrop_entry = 3\n\
+            "[director]\nlinger = \"0us\"\n[timeouts]\ntcp = \"60s\"\n[sysctl]\ndrop_entry = 3\n\
              [[service]]\naddress = \"10.0.0.100:80\"\nscheduler = \"rr\"\n\
              [[service.real]]\naddress = \"10.0.0.11\"\nweight = 5\n[[service.real]]\naddress = \"10.0.0.13\"\n\
              [[service]]\naddress = \"10.0.0.102:80\"\n",
@@ -140,6 +145,7 @@ mod tests {
             [
                 "~ timeout tcp: 900 s -> 60 s",
                 "~ sysctl drop_entry: 0 -> 3",
+                "~ linger: default -> 0 us",
                 "- service tcp 10.0.0.101:80",
                 "~ service tcp 10.0.0.100:80: wlc -> rr",
                 "- service tcp 10.0.0.100:80 real 10.0.0.12:80",

@@ -384,6 +384,7 @@ impl Task {
             changes.settings = true;
         }
         let before = self.state.clone();
+        changes.settings |= before.plan.linger != next.plan.linger;
         if dry_run {
             return Ok(Applied { changes, before, after: next });
         }
