@@ -103,9 +103,8 @@ impl PacketPort {
         if config.offload == OffloadMode::On && !vnet {
             return Err(super::tap::no_offload(name));
         }
-        let outers = if vnet { Outers::load(name, Side::Egress) } else { None };
         let mut info = info(name, device, mac, vnet);
-        info.offload.tunnel = outers.is_some();
+        let outers = Outers::load(&mut info, Side::Egress);
         Ok(PacketPort {
             config: config.clone(),
             fd,
@@ -322,8 +321,7 @@ impl Port for PacketPort {
         self.fd = fd;
         self.vnet = vnet;
         self.info = info(name, device, mac, vnet);
-        self.outers = if vnet { Outers::load(name, Side::Egress) } else { None };
-        self.info.offload.tunnel = self.outers.is_some();
+        self.outers = Outers::load(&mut self.info, Side::Egress);
         Ok(())
     }
 }

@@ -60,9 +60,8 @@ impl TapPort {
     }
 
     fn new(queue: Queue, mac: Mac) -> TapPort {
-        let outers = if queue.caps().tso { Outers::load(queue.name(), Side::Ingress) } else { None };
         let mut info = info(&queue, mac);
-        info.offload.tunnel = outers.is_some();
+        let outers = Outers::load(&mut info, Side::Ingress);
         TapPort { queue, outers, info }
     }
 }
@@ -121,9 +120,7 @@ impl Port for TapPort {
             return Err(io::Error::other(format!("the device came back with the director's own MAC {mac}")));
         }
         self.info = info(&self.queue, mac);
-        self.outers =
-            if self.queue.caps().tso { Outers::load(self.queue.name(), Side::Ingress) } else { None };
-        self.info.offload.tunnel = self.outers.is_some();
+        self.outers = Outers::load(&mut self.info, Side::Ingress);
         Ok(())
     }
     fn losses(&mut self) -> Losses {

@@ -359,6 +359,46 @@ fn only_what_a_device_can_cut_enters_a_tunnel_whole() {
     assert!(!enters(offload, Meta { tcp_flags: 2, ..m }, good, 1400), "a SYN stands for one packet");
 }
 
+/// A device may hand over anything, also what [`whole::encap`] never makes.
+#[test]
+fn outer_headers_that_are_not_ours_hide_what_is_inside() {
+    let (frame, offload) = super_frame(false, 4000, 1400);
+    let m = meta(&frame, Link::Ethernet);
+    let gue = Tunnel::Gue { port: 6080, csum: TunnelCsum::None };
+    let gre = Tunnel::Gre { csum: TunnelCsum::None };
+    let found = |tunnel: Tunnel, change: &dyn Fn(&mut Vec<u8>, &mut Offload)| {
+        let plan = plan(tunnel, false);
+        let (outer, mut packet, mut offload) =
+            with_packet(&frame, offload, |p| whole::encap(p, &m, &plan, 1400));
+        assert!(outer.is_some());
+        change(&mut packet, &mut offload);
+        let len = packet.len() as u16;
+        put16(&mut packet, 2, len);
+        put16(&mut packet, 10, 0);
+        let header = usize::from(packet[0] & 15) * 4;
+        let checksum = crate::wire::sum::checksum(&packet[..header]);
+        put16(&mut packet, 10, checksum);
+        whole::find(&packet, &offload, Link::Ip).is_some()
+    };
+    for tunnel in [Tunnel::Ipip, gre, gue] {
+        assert!(found(tunnel, &|_, _| ()), "{tunnel:?}");
+    }
+    let with_options = |packet: &mut Vec<u8>, offload: &mut Offload| {
+        packet[0] = 0x46;
+        packet.splice(20..20, [1; 4]);
+        offload.shift(4);
+    };
+    assert!(!found(Tunnel::Ipip, &with_options));
+    let with_sum = |packet: &mut Vec<u8>, offload: &mut Offload| {
+        packet[20] = 0x80;
+        packet.splice(24..24, [0; 4]);
+        offload.shift(4);
+    };
+    assert!(!found(gre, &with_sum));
+    assert!(!found(gue, &|packet, _| put16(packet, 26, 7)));
+    assert!(!found(Tunnel::Ipip, &|_, offload| offload.shift(2)));
+}
+
 proptest! {
     #[test]
     fn whatever_claims_to_be_a_super_frame_in_a_tunnel_is_cut_or_refused(

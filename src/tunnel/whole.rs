@@ -9,7 +9,7 @@ use crate::buf::{Csum, GsoKind, Offload, Out, OwnedPacket, PacketBuf};
 use crate::engine::DropReason;
 use crate::svc::{Tunnel, TunnelCsum};
 use crate::wire::offload::{self, SegmentCsum};
-use crate::wire::{Family, Link, Meta, Parsed, gue, ipv4, ipv6, number, parse, put16, sum, udp};
+use crate::wire::{Family, Link, Meta, Parsed, be16, gre, gue, ipv4, ipv6, number, parse, put16, sum, udp};
 
 /// Encapsulates a TCP super-frame whole, its segments to have at most `room` bytes of payload, otherwise as
 /// [`super::encap`]. `None`: it has to be cut first, and nothing was changed.
@@ -41,7 +41,8 @@ pub struct Inside {
     pub inner: Meta,
 }
 
-/// Finds the super-frame in what [`encap`] made, a link header in front of it or not. `None`: this is none.
+/// Finds the super-frame in what [`encap`] made, a link header in front of it or not. `None`: this is none, for
+/// instance because its outer header has options or a checksum over what is inside, which [`encap`] writes none of.
 pub fn find(frame: &[u8], offload: &Offload, link: Link) -> Option<Inside> {
     let Csum::Partial { start, offset: 16 } = offload.csum else { return None };
     let family = match offload.gso?.kind {
@@ -50,16 +51,18 @@ pub fn find(frame: &[u8], offload: &Offload, link: Link) -> Option<Inside> {
         GsoKind::Udp => return None,
     };
     let Ok(Parsed::Ip(outer)) = parse(frame, link) else { return None };
+    let ip = if outer.family == Family::V6 { ipv6::LEN } else { ipv4::LEN };
+    let rest = frame.get(outer.l4.into()..).filter(|_| usize::from(outer.l4 - outer.l3) == ip)?;
     let header = match outer.proto {
         number::IPIP | number::IPV6 => 0,
-        number::GRE => gre_len(frame.get(outer.l4.into()..)?)?,
-        number::UDP => udp::LEN + gue::LEN,
+        number::GRE => gre_len(rest).filter(|len| *len == gre::LEN)?,
+        number::UDP if rest.len() >= udp::LEN && be16(rest, udp::field::CHECKSUM) == 0 => udp::LEN + gue::LEN,
         _ => return None,
     };
     let at = outer.l4 + header as u16;
     let packet = frame.get(at.into()..outer.end as usize).filter(|_| !outer.is_fragment())?;
     let Ok(Parsed::Ip(inner)) = parse(packet, Link::Ip) else { return None };
-    let inner = Meta { l3: at, l4: inner.l4 + at, end: inner.end + u32::from(at), ..inner };
+    let inner = Meta { l3: at, l4: inner.l4.checked_add(at)?, end: inner.end + u32::from(at), ..inner };
     let right = inner.family == family && inner.proto == number::TCP && !inner.is_fragment();
     (right && inner.l4 == start && inner.end == outer.end).then_some(Inside { outer, inner })
 }

@@ -11,11 +11,12 @@
 use std::collections::HashMap;
 use std::io;
 
+use super::PortInfo;
 use super::sys::bpf::{Kind, Link, Map, MapKind, Program};
 use super::sys::link;
 use crate::buf::PacketBuf;
 use crate::tunnel::whole;
-use crate::wire::{self, Family, be16, eth, ipv4, ipv6, number, put16, sum, udp};
+use crate::wire::{self, Family, eth, ipv4, ipv6, number, put16, sum, udp};
 
 mod program;
 
@@ -54,10 +55,12 @@ pub struct Outers {
 }
 
 impl Outers {
-    /// Loads the program for an interface; `None`, and a line in the log, where that cannot be.
-    pub fn load(interface: &str, side: Side) -> Option<Outers> {
-        let loaded = Outers::new(interface, side);
-        loaded.map_err(|error| tracing::debug!(port = interface, %error, "{CUT}")).ok()
+    /// Loads the program for a port that takes super-frames, and notes there that it takes them in tunnels too.
+    /// `None`, and a line in the log, where that cannot be.
+    pub fn load(port: &mut PortInfo, side: Side) -> Option<Outers> {
+        let loaded = port.offload.tso.then(|| Outers::new(&port.name, side))?;
+        port.offload.tunnel = loaded.is_ok();
+        loaded.map_err(|error| tracing::debug!(port = %port.name, %error, "{CUT}")).ok()
     }
 
     /// Loads the program for an interface.
@@ -79,8 +82,8 @@ impl Outers {
             map,
             link: None,
             mark,
-            known: HashMap::new(),
-            order: Vec::new(),
+            known: HashMap::with_capacity(ENTRIES.into()),
+            order: Vec::with_capacity(ENTRIES.into()),
             next: 0,
             failed: false,
         })
@@ -196,9 +199,6 @@ fn entry(frame: &[u8], l3: usize, inner: usize, family: Family) -> Option<Entry>
         sport.copy_from_slice(header.get(ip..ip + 2)?);
         put16(h, ip + udp::field::SPORT, 0);
         put16(h, ip + udp::field::LENGTH, 0);
-        if be16(h, ip + udp::field::CHECKSUM) != 0 {
-            return None;
-        }
     }
     // native order, as the program adds it up
     let sum = u32::from(sum::fold(sum::sum(&h[..ip])).to_be());
