@@ -215,28 +215,61 @@ proptest! {
         let forward =
             [Forward::Nat, Forward::FullNat, Forward::Tun(Tunnel::Ipip), Forward::Dr][mode];
         let proto = if udp { Proto::Udp } else { Proto::Tcp };
-        let (mut one, mut many) = (busy(forward, proto, limit, second), busy(forward, proto, limit, second));
-        for (i, (from_lan, passers)) in bursts.into_iter().enumerate() {
-            let now = Mono::from_millis(i as u64 * 40_000);
-            let port = if from_lan { LAN } else { WAN };
-            let frames: Vec<_> = passers.iter().map(|p| p.frame(proto, from_lan)).collect();
-            let one_by_one = pass(&mut one, now, port, &frames, 1);
-            let together = pass(&mut many, now, port, &frames, frames.len());
-            prop_assert_eq!(one_by_one, together);
-            prop_assert_eq!(one.counters(), many.counters());
-            prop_assert!(one.drops().seen().eq(many.drops().seen()));
-            let rows = |e: &Engine| {
-                let mut rows: Vec<_> = e.connections(now).map(|row| format!("{row:?}")).collect();
-                rows.sort();
-                rows
-            };
-            prop_assert_eq!(rows(&one), rows(&many));
-            many.check().map_err(TestCaseError::fail)?;
-            for e in [&mut one, &mut many] {
-                e.on_timeout(now, &mut Out::new());
-            }
+        let engines = [(); 2].map(|()| busy(forward, proto, limit, second));
+        same_one_by_one(engines, proto, bursts)?;
+    }
+}
+
+/// A SYN makes room for itself and one for another service has the tuple that was in its way: in one burst the
+/// first must not find it taken by what the second began.
+#[test]
+fn what_has_to_make_room_for_a_syn_does_so_before_it_begins_anew() {
+    const SYN: u8 = 0x02;
+    const FIN_ACK: u8 = 0x11;
+    for v6 in [false, true] {
+        let passers =
+            [(1, 81, SYN), (1, 81, FIN_ACK), (2, 80, SYN), (3, 80, SYN), (1, 80, SYN), (1, 81, SYN)];
+        let passers = passers.map(|(client, vport, flags)| Passer {
+            v6,
+            who: (client, 0),
+            vport,
+            flags,
+            len: 0,
+            changed: None,
+        });
+        let engines = [(); 2].map(|()| busy(Forward::Nat, Proto::Tcp, 1000, (SchedulerKind::Rr, 8080)));
+        let [one, _] = same_one_by_one(engines, Proto::Tcp, vec![(false, passers.to_vec())]).unwrap();
+        assert_eq!(one.counters().made_room, 1, "one was in the way");
+    }
+}
+
+/// Gives bursts to one engine packet by packet and to the other as they are, and wants the same of both.
+fn same_one_by_one(
+    [mut one, mut many]: [Engine; 2],
+    proto: Proto,
+    bursts: Vec<(bool, Vec<Passer>)>,
+) -> Result<[Engine; 2], TestCaseError> {
+    for (i, (from_lan, passers)) in bursts.into_iter().enumerate() {
+        let now = Mono::from_millis(i as u64 * 40_000);
+        let port = if from_lan { LAN } else { WAN };
+        let frames: Vec<_> = passers.iter().map(|p| p.frame(proto, from_lan)).collect();
+        let one_by_one = pass(&mut one, now, port, &frames, 1);
+        let together = pass(&mut many, now, port, &frames, frames.len());
+        prop_assert_eq!(one_by_one, together);
+        prop_assert_eq!(one.counters(), many.counters());
+        prop_assert!(one.drops().seen().eq(many.drops().seen()));
+        let rows = |e: &Engine| {
+            let mut rows: Vec<_> = e.connections(now).map(|row| format!("{row:?}")).collect();
+            rows.sort();
+            rows
+        };
+        prop_assert_eq!(rows(&one), rows(&many));
+        many.check().map_err(TestCaseError::fail)?;
+        for e in [&mut one, &mut many] {
+            e.on_timeout(now, &mut Out::new());
         }
     }
+    Ok([one, many])
 }
 
 /// An engine with two services: connections of both may have the same reply tuple, or the second picks by

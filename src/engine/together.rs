@@ -9,7 +9,8 @@
 //! after it.
 //!
 //! Servers count a connection as soon as it is scheduled, so the next one is scheduled as if it were open;
-//! other packets that go the long way, and a SYN on the same tuple, wait until those before them are opened.
+//! other packets that go the long way, and a SYN on the same tuple or on one that has a connection, wait until
+//! those before them are opened.
 //! One thing is different: a connection that finds its reply tuple taken, and so goes to another server, was
 //! counted at the first when those behind it in the burst were scheduled.
 //!
@@ -143,11 +144,23 @@ impl Core {
             Kind::Plain4 | Kind::Plain6 => false,
         };
         let waits = begins && !self.told();
-        let free = waits && !self.together.planned.is_full() && !self.together.has(look.hash);
-        if !free {
+        let planned = &self.together.planned;
+        let free = waits && !planned.is_full() && !self.together.has(look.hash);
+        if !free || !planned.is_empty() && self.knows((place, look), burst) {
             self.open_planned(snap, turn, burst, verdicts, out);
         }
         self.together.now = (waits && burst.len() > 1).then_some((place, look.hash));
+    }
+
+    /// Has the packet a connection already? What is planned may be about to close it, to have its reply tuple.
+    #[inline]
+    fn knows(&mut self, (place, look): (usize, &Look), burst: &[PacketBuf<'_>]) -> bool {
+        let (Some(sight), Some(pkt)) = (self.sights.get(place), burst.get(place)) else { return false };
+        let Ok(Parsed::Ip(meta)) = &sight.found else { return false };
+        match meta.family {
+            Family::V4 => self.tables.v4.find(look.hash, &u32::tuple(pkt.bytes(), meta)).is_some(),
+            Family::V6 => self.tables.v6.find(look.hash, &u128::tuple(pkt.bytes(), meta)).is_some(),
+        }
     }
 
     /// A SYN goes to this service, of one of the director's addresses.
