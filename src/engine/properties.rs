@@ -220,25 +220,25 @@ proptest! {
     }
 }
 
-/// A SYN makes room for itself and one for another service has the tuple that was in its way: in one burst the
-/// first must not find it taken by what the second began.
+/// A SYN that closes a finished connection, to have its reply tuple, does so before what comes behind it in the
+/// burst: a SYN of the closed one's own tuple, and one that finds the table full otherwise.
 #[test]
-fn what_has_to_make_room_for_a_syn_does_so_before_it_begins_anew() {
+fn a_syn_of_a_burst_makes_room_before_the_next_begins() {
     const SYN: u8 = 0x02;
     const FIN_ACK: u8 = 0x11;
-    for v6 in [false, true] {
-        let passers =
-            [(1, 81, SYN), (1, 81, FIN_ACK), (2, 80, SYN), (3, 80, SYN), (1, 80, SYN), (1, 81, SYN)];
-        let passers = passers.map(|(client, vport, flags)| Passer {
-            v6,
-            who: (client, 0),
-            vport,
-            flags,
-            len: 0,
-            changed: None,
-        });
-        let engines = [(); 2].map(|()| busy(Forward::Nat, Proto::Tcp, 1000, (SchedulerKind::Rr, 8080)));
-        let [one, _] = same_one_by_one(engines, Proto::Tcp, vec![(false, passers.to_vec())]).unwrap();
+    for (v6, limit, last) in [
+        (false, 1000, (1, 81, SYN)),
+        (true, 1000, (1, 81, SYN)),
+        (false, 4, (4, 80, SYN)),
+        (true, 4, (4, 80, SYN)),
+    ] {
+        // client, port of the service, flags; the round robin of both services comes to the same server
+        let passers = [(1, 81, SYN), (1, 81, FIN_ACK), (2, 80, SYN), (3, 80, SYN), (1, 80, SYN), last];
+        let passer =
+            |(client, vport, flags)| Passer { v6, who: (client, 0), vport, flags, len: 0, changed: None };
+        let engines = [(); 2].map(|()| busy(Forward::Nat, Proto::Tcp, limit, (SchedulerKind::Rr, 8080)));
+        let bursts = vec![(false, passers.map(passer).to_vec())];
+        let [one, _] = same_one_by_one(engines, Proto::Tcp, bursts).unwrap();
         assert_eq!(one.counters().made_room, 1, "one was in the way");
     }
 }

@@ -9,8 +9,9 @@
 //! after it.
 //!
 //! Servers count a connection as soon as it is scheduled, so the next one is scheduled as if it were open;
-//! other packets that go the long way, and a SYN on the same tuple or on one that has a connection, wait until
-//! those before them are opened.
+//! other packets that go the long way, a SYN on the same tuple or on one that has a connection, and one that
+//! finds the table full wait until those before them are opened: they may close a finished connection to have
+//! its reply tuple.
 //! One thing is different: a connection that finds its reply tuple taken, and so goes to another server, was
 //! counted at the first when those behind it in the burst were scheduled.
 //!
@@ -146,13 +147,15 @@ impl Core {
         let waits = begins && !self.told();
         let planned = &self.together.planned;
         let free = waits && !planned.is_full() && !self.together.has(look.hash);
-        if !free || !planned.is_empty() && self.knows((place, look), burst) {
+        // what is planned may close what has the tuple at hand, or what kept the table full
+        let closes = |core: &mut Core| core.is_full(snap) || core.knows((place, look), burst);
+        if !free || !planned.is_empty() && closes(self) {
             self.open_planned(snap, turn, burst, verdicts, out);
         }
         self.together.now = (waits && burst.len() > 1).then_some((place, look.hash));
     }
 
-    /// Has the packet a connection already? What is planned may be about to close it, to have its reply tuple.
+    /// Has the packet a connection already?
     #[inline]
     fn knows(&mut self, (place, look): (usize, &Look), burst: &[PacketBuf<'_>]) -> bool {
         let (Some(sight), Some(pkt)) = (self.sights.get(place), burst.get(place)) else { return false };
