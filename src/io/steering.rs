@@ -6,13 +6,14 @@
 //! local port. What it cannot tell goes to the first worker; whoever reads a packet of another worker hands it
 //! over, so the program is a help and no more.
 //!
-//! It is written once, in classic BPF, which is what raw sockets take ([`super::fanout`]). TAP and TUN devices
-//! take extended BPF only: [`extended`] says the same in its instructions. All offsets count from the network
+//! It is written once, in classic BPF, which is what raw sockets take ([`super::fanout`]). TAP and TUN devices and
+//! XDP take extended BPF only: [`extended`] says the same in its instructions. All offsets count from the network
 //! header, so that it makes no difference whether a packet has an Ethernet header.
 
 use std::net::IpAddr;
 
 use super::sys::packet::Op;
+use super::xdp::asm::Assembler;
 use crate::engine::steer::{Outline, SteerKey};
 use crate::nat::pool::PORTS;
 
@@ -61,6 +62,22 @@ impl Members {
     /// The program: it gives the place of the owner's queue.
     pub fn program(&self) -> Option<Vec<Op>> {
         self.outline.as_ref().map(|outline| program(outline, &self.queues))
+    }
+}
+
+/// How an XDP program tells a packet's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steps(Vec<Op>);
+
+impl Steps {
+    /// Of an outline; the result is the number of the worker.
+    pub fn new(outline: &Outline) -> Steps {
+        let workers: Vec<u16> = (0..outline.workers).collect();
+        Steps(program(outline, &workers))
+    }
+    /// Puts them into a program, as [`extended::in_frame`] says.
+    pub(super) fn write(&self, a: &mut Assembler) -> Result<(), extended::Untranslatable> {
+        extended::in_frame(a, &self.0)
     }
 }
 

@@ -57,6 +57,15 @@ impl Cell {
         }
         toml = toml.replace("ports = [\"outside\"]\n", &format!("ports = [\"outside\"]\n{}", attach.web));
         let mut topology = Topology::build(layout, io).unwrap();
+        if io == Io::Xdp && attach.workers > 1 {
+            let n = attach.workers.to_string();
+            for nic in &topology.layout.director().nics {
+                let mut queues = Command::new("ethtool");
+                queues.args(["-L", &nic.name, "rx", &n, "tx", &n]);
+                topology.node("director").unwrap().ns.confine(&mut queues).unwrap();
+                assert!(queues.status().unwrap().success(), "{n} queues for {}", nic.name);
+            }
+        }
         if attach.inherit {
             let director = topology.layout.director().clone();
             let links = &mut topology.node_mut("director").unwrap().links;

@@ -34,6 +34,9 @@ cells! {
     dr_tap_ipv4: Dr Tap false;
     tun_raw_ipv4: Tun Packet false;
     tun_tap_ipv4: Tun Tap false;
+    nat_xdp_ipv4: Nat Xdp false;
+    fullnat_xdp_ipv6: FullNat Xdp true;
+    tun_xdp_ipv4: Tun Xdp false;
 }
 
 /// TCP and UDP that is whole: no packet comes to another worker than its owner. Programs of raw sockets need no
@@ -87,6 +90,12 @@ dealt_out! {
     dealt_out_dr_raw_ipv6: Dr Packet true;
     dealt_out_dr_tap_ipv4: Dr Tap false;
     dealt_out_dr_tap_ipv6: Dr Tap true;
+    dealt_out_nat_xdp_ipv4: Nat Xdp false;
+    dealt_out_nat_xdp_ipv6: Nat Xdp true;
+    dealt_out_fullnat_xdp_ipv4: FullNat Xdp false;
+    dealt_out_fullnat_xdp_ipv6: FullNat Xdp true;
+    dealt_out_dr_xdp_ipv4: Dr Xdp false;
+    dealt_out_dr_xdp_ipv6: Dr Xdp true;
 }
 
 crate::in_namespaces! {

@@ -139,7 +139,7 @@ crate::in_namespaces! {
         let other = ns
             .run(|| {
                 let mac = softlvs::addr::Mac([2, 0, 0, 0, 0, 0x77]);
-                let f = xdp::Filter::new("eth0", mac, true, xdp::XdpMode::Auto).map_err(std::io::Error::other)?;
+                let f = xdp::Filter::new("eth0", mac, true, xdp::XdpMode::Auto, 1).map_err(std::io::Error::other)?;
                 f.attach()?;
                 Ok(f)
             })

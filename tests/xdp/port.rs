@@ -1,16 +1,22 @@
 //! Ports on wires: every frame accounted for, queues, packets in pieces.
 
+use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use softlvs::addr::Mac;
 use softlvs::buf::PacketBuf;
+use softlvs::engine::steer::{Crew, Outline};
 use softlvs::io::sys::netlink::Netlink;
 use softlvs::io::sys::ns::NetNs;
 use softlvs::io::sys::raw::{Capture, Injector};
 use softlvs::io::xdp::frames::{RECEIVE, SEND};
 use softlvs::io::xdp::{XdpConfig, XdpMode, XdpPort};
-use softlvs::io::{Burst, MacChoice, Port, SendReport, Slots};
+use softlvs::io::{Burst, MacChoice, OpenError, Port, SendReport, Slots};
 
 use crate::with_bpf;
 
@@ -26,6 +32,12 @@ struct Wire {
 impl Wire {
     fn new(queues: u32) -> Wire {
         let wire = Wire { near: NetNs::new().unwrap(), far: NetNs::new().unwrap() };
+        wire.lay(queues);
+        wire
+    }
+
+    fn lay(&self, queues: u32) {
+        let wire = self;
         let q = queues.to_string();
         let script = format!(
             "ip link add eth0 numrxqueues {q} numtxqueues {q} type veth peer name peer0 numrxqueues {q} numtxqueues {q}"
@@ -42,7 +54,6 @@ impl Wire {
         let mut far = Netlink::open_in(&wire.far).unwrap();
         let index = far.index("peer0").unwrap();
         far.set_up(index, true).unwrap();
-        wire
     }
 
     fn port(&self, mode: XdpMode) -> XdpPort {
@@ -52,7 +63,15 @@ impl Wire {
     fn ports(&self, mode: XdpMode, n: usize) -> Vec<XdpPort> {
         let config =
             XdpConfig { interface: "eth0".into(), mac: MacChoice::Own(OWN), mode, ..XdpConfig::default() };
-        self.near.run(|| Ok(XdpPort::open_queues(&config, n).unwrap())).unwrap()
+        // a process that another test is about to start may still hold the program of the last port
+        let again = |e: &OpenError| e.to_string().contains("has an XDP program already");
+        for _ in 0..50 {
+            match self.near.run(|| Ok(XdpPort::open_queues(&config, n))).unwrap() {
+                Err(e) if again(&e) => std::thread::sleep(Duration::from_millis(20)),
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("somebody else's program stays on the interface");
     }
 
     fn peer(&self) -> (Injector, Capture) {
@@ -221,6 +240,137 @@ fn queues_are_dealt_out_to_workers_and_each_packet_arrives_at_one() {
         let config = XdpConfig { interface: "eth0".into(), ..XdpConfig::default() };
         let e = wire.near.run(|| Ok(XdpPort::open_queues(&config, 5).err().unwrap())).unwrap();
         assert!(e.to_string().contains("5 workers want a queue each, it has 4"), "{e}");
+    });
+}
+
+/// What two workers are steered by where 10.0.0.9 is virtual.
+fn outline() -> Outline {
+    let vips = vec![Ipv4Addr::new(10, 0, 0, 9).into()];
+    Outline { workers: 2, key: Crew::new(2, 5).key(), vips, local: Vec::new(), fullnat: false }
+}
+
+/// The client's ports whose packets are this worker's.
+fn ports_of(worker: u32, outline: &Outline, from: Range<u16>) -> Vec<u16> {
+    let client = Ipv4Addr::new(10, 0, 0, 8).into();
+    let owner = |port: &u16| ((outline.key.hash(client, *port) >> 16) * 2) >> 16;
+    from.filter(|port| owner(port) == worker).collect()
+}
+
+/// The client's ports of these packets, in order.
+fn client_ports(frames: &[Vec<u8>]) -> Vec<u16> {
+    let mut ports: Vec<u16> = frames.iter().map(|f| u16::from_be_bytes([f[34], f[35]])).collect();
+    ports.sort_unstable();
+    ports
+}
+
+fn readable(port: &XdpPort) -> bool {
+    let mut fds = [PollFd::new(port.fd().unwrap(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+}
+
+/// Workers live where their ports are.
+fn steer(wire: &Wire, ports: &mut [XdpPort], outline: &Outline) {
+    wire.near.run(|| Ok(ports.iter_mut().for_each(|port| port.steer(outline)))).unwrap();
+}
+
+/// Sends from each processor in turn, which chooses the queue of a veth.
+fn from_all_processors(peer: &Injector, from: Range<u16>) {
+    let before = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let all: Vec<usize> = (0..CpuSet::count()).filter(|cpu| before.is_set(*cpu).unwrap()).collect();
+    for (i, port) in from.enumerate() {
+        let mut one = CpuSet::new();
+        one.set(all[i / 50 % all.len()]).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+        peer.send(&packet(port, 18)).unwrap();
+    }
+    sched_setaffinity(Pid::from_raw(0), &before).unwrap();
+}
+
+#[test]
+fn each_worker_receives_its_own_packets_from_every_queue() {
+    with_bpf(|| {
+        let wire = Wire::new(2);
+        let mut two = wire.ports(XdpMode::Native, 2);
+        let outline = outline();
+        let receive = |two: &mut [XdpPort], what: &str| {
+            let (peer, _ear) = wire.peer();
+            from_all_processors(&peer, 1000..1400);
+            for (port, worker) in two.iter_mut().zip(0..) {
+                let got = bounce(port, &mut SendReport::default());
+                assert_eq!(
+                    client_ports(&got),
+                    ports_of(worker, &outline, 1000..1400),
+                    "{what}, worker {worker}"
+                );
+            }
+            two.iter().for_each(at_rest);
+        };
+        steer(&wire, &mut two, &outline);
+        receive(&mut two, "steered");
+        // another outline takes the place of this one while packets come; the same once more changes nothing
+        let other = Outline { fullnat: true, ..outline.clone() };
+        steer(&wire, &mut two, &other);
+        receive(&mut two, "steered otherwise");
+        // one that begins anew on an interface that is there
+        let mut links = Netlink::open_in(&wire.near).unwrap();
+        let index = links.index("eth0").unwrap();
+        links.set_up(index, false).unwrap();
+        links.set_up(index, true).unwrap();
+        two.iter_mut().for_each(|port| wire.near.run(|| port.reopen()).unwrap());
+        receive(&mut two, "after a flap");
+        // an interface that was another one's place
+        links.delete_link(index).unwrap();
+        for port in &mut two {
+            assert!(port.recv_burst(&mut Slots::for_burst().iter(), &mut Burst::new()).is_err());
+            assert!(wire.near.run(|| port.reopen()).is_err());
+        }
+        wire.lay(2);
+        two.iter_mut().rev().for_each(|port| wire.near.run(|| port.reopen()).unwrap());
+        // a bell wakes each to notice the other
+        for port in &mut two {
+            assert!(readable(port));
+            wire.near.run(|| Ok(bounce(port, &mut SendReport::default()))).unwrap();
+            assert!(!readable(port));
+        }
+        receive(&mut two, "on a new interface");
+        // who is not there any more leaves his packets of this queue to the other one
+        let gone = two.pop().unwrap();
+        drop(gone);
+        let (peer, _ear) = wire.peer();
+        from_all_processors(&peer, 1000..1400);
+        let got = client_ports(&bounce(&mut two[0], &mut SendReport::default()));
+        let others = ports_of(1, &outline, 1000..1400);
+        assert!(got.iter().any(|port| others.contains(port)), "{got:?}");
+        at_rest(&two[0]);
+    });
+}
+
+#[test]
+fn what_a_worker_does_not_fetch_is_lost_for_it_alone_and_counted() {
+    with_bpf(|| {
+        let wire = Wire::new(2);
+        let mut two = wire.ports(XdpMode::Native, 2);
+        let outline = outline();
+        steer(&wire, &mut two, &outline);
+        let (peer, _ear) = wire.peer();
+        let all = 1000..9000;
+        let mut got = 0;
+        // the first one fetches, the second is asleep
+        for part in all.clone().step_by(500) {
+            from_all_processors(&peer, part..part + 500);
+            got += bounce(&mut two[0], &mut SendReport::default()).len();
+        }
+        assert_eq!(got, ports_of(0, &outline, all.clone()).len(), "nothing of the first one's");
+        let late = bounce(&mut two[1], &mut SendReport::default()).len();
+        let missing = ports_of(1, &outline, all).len() - late;
+        assert!(missing > 0 && late > 0, "{late} of it");
+        // the first look tells the queue what its guests could not receive
+        two.iter_mut().for_each(|port| {
+            port.losses();
+        });
+        let lost: u64 = two.iter_mut().map(|port| port.losses().total()).sum();
+        assert_eq!(lost, missing as u64);
+        two.iter().for_each(at_rest);
     });
 }
 

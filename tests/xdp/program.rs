@@ -81,6 +81,7 @@ fn load(claims: Claims) -> Loaded {
         hosts: hosts.number(),
         nets: nets.number(),
         take: Take::Return(TAKEN as i32),
+        steps: None,
     })
     .unwrap();
     let program = Program::load(&code, Kind::Xdp { frags: false }, "t_softlvs").unwrap();
@@ -322,7 +323,14 @@ fn each_kind_of_frame_goes_where_it_belongs() {
 fn the_program_is_the_one_that_was_looked_at() {
     let text = |inherited| {
         let mac = if inherited { DEVICE } else { OWN };
-        let p = Parameters { mac, inherited, hosts: 1, nets: 2, take: Take::Redirect(3) };
+        let p = Parameters {
+            mac,
+            inherited,
+            hosts: 1,
+            nets: 2,
+            take: Take::Redirect { sockets: 3, places: 1 },
+            steps: None,
+        };
         disassemble(&build(&p).unwrap())
     };
     if std::env::var_os("SOFTLVS_BLESS").is_some() {

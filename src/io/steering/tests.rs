@@ -1,4 +1,4 @@
-//! The program against the steering it stands for, in an interpreter of classic BPF and, translated, in the kernel
+//! The program against the steering it stands for, in an interpreter of classic BPF and, translated both ways, in the kernel
 //! (with CAP_BPF in the initial user namespace; with `CI=true` that is not left out).
 
 use std::net::SocketAddr;
@@ -16,8 +16,9 @@ use crate::engine::steer::Crew;
 use crate::engine::tests::{LAN, WAN, catalog, frame, net};
 use crate::engine::{Engine, EngineOptions, PortId};
 use crate::host::AddrRange;
-use crate::io::sys::bpf::{Kind, Program};
-use crate::io::xdp::asm::disassemble;
+use crate::io::sys::bpf::{Kind, Map, MapKind, Program};
+use crate::io::xdp::asm::{Insn, disassemble};
+use crate::io::xdp::program::{Parameters, Take, build};
 use crate::svc::{Forward, Proto};
 use crate::time::Mono;
 
@@ -75,7 +76,25 @@ fn run(program: &[Op], frame: &[u8]) -> u32 {
 
 /// The same in extended BPF by the kernel; nothing where the test may not load programs.
 fn loaded(ops: &[Op]) -> Option<Program> {
-    match Program::load(&extended::translate(ops).unwrap(), Kind::Filter, "t_steer") {
+    load(&extended::translate(ops).unwrap(), Kind::Filter)
+}
+
+/// XDP's result where the program names no owner, and what is added to one.
+const PASSED: u32 = 2;
+const OWNED: u32 = 1000;
+
+/// The same in a program for XDP, for frames to this MAC.
+fn in_xdp(mac: Mac, steps: Steps) -> Option<Program> {
+    // no address is looked up where the MAC is the director's own
+    let maps = [MapKind::Hash, MapKind::Hash].map(|kind| Map::create(kind, 16, 4, 1, "t_steer").ok());
+    let [hosts, nets] = maps.each_ref().map(|m| m.as_ref().map_or(-1, Map::number));
+    let take = Take::Return(OWNED as i32);
+    let code = build(&Parameters { mac, inherited: false, hosts, nets, take, steps: Some(steps) }).unwrap();
+    load(&code, Kind::Xdp { frags: false })
+}
+
+fn load(code: &[Insn], kind: Kind) -> Option<Program> {
+    match Program::load(code, kind, "t_steer") {
         Ok(program) => Some(program),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             assert!(
@@ -85,9 +104,12 @@ fn loaded(ops: &[Op]) -> Option<Program> {
             println!("skipped: no BPF here: {e}");
             None
         }
-        Err(e) => panic!("{e}\n{}", disassemble(&extended::translate(ops).unwrap())),
+        Err(e) => panic!("{e}\n{}", disassemble(code)),
     }
 }
+
+const WAN_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+const LAN_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
 
 /// A configuration, what devices are told of it, and the engine that knows the owners.
 pub(in crate::io) fn setup(workers: u16, forward: Forward) -> (Outline, Engine) {
@@ -104,15 +126,14 @@ pub(in crate::io) fn frames(forward: Forward, step: usize) -> Vec<(PortId, Vec<u
     for v6 in [false, true] {
         let n = net(v6);
         for port in (1024..=65535u32).step_by(step).map(|p| p as u16) {
-            let mut add = |port: PortId, mac: u8, src: SocketAddr, dst: SocketAddr| {
-                let to = Mac([2, 0, 0, 0, mac, 1]);
+            let mut add = |port: PortId, to: Mac, src: SocketAddr, dst: SocketAddr| {
                 frames.push((port, frame(to, Proto::Udp, src, dst, 0, b"x")));
             };
             let client = SocketAddr::new(n.client, port);
-            add(WAN, 1, client, SocketAddr::new(n.vip, 80));
-            add(LAN, 2, SocketAddr::new(n.rs[0], 8080), client);
+            add(WAN, WAN_MAC, client, SocketAddr::new(n.vip, 80));
+            add(LAN, LAN_MAC, SocketAddr::new(n.rs[0], 8080), client);
             if forward == Forward::FullNat {
-                add(LAN, 2, SocketAddr::new(n.rs[1], 8080), SocketAddr::new(n.dip, port));
+                add(LAN, LAN_MAC, SocketAddr::new(n.rs[1], 8080), SocketAddr::new(n.dip, port));
             }
         }
     }
@@ -128,6 +149,7 @@ fn the_program_names_the_owner_that_steering_names() {
             let members: Vec<u16> = (0..workers).map(|q| (q + 1) % workers).collect();
             let ops = program(&outline, &members);
             let loaded = loaded(&ops);
+            let xdp = [WAN_MAC, LAN_MAC].map(|mac| in_xdp(mac, Steps::new(&outline)));
             for (port, frame) in frames(forward, 97) {
                 let owner = engine.owner(port, &frame).0;
                 assert_eq!(members[run(&ops, &frame) as usize], owner, "{frame:02x?}");
@@ -135,13 +157,16 @@ fn the_program_names_the_owner_that_steering_names() {
                     let place = program.test_run(&frame).unwrap();
                     assert_eq!(members[place as usize], owner, "{frame:02x?}");
                 }
+                if let Some(program) = &xdp[usize::from(port == LAN)] {
+                    assert_eq!(program.test_run(&frame).unwrap(), OWNED + u32::from(owner), "{frame:02x?}");
+                }
             }
         }
     }
 }
 
 #[test]
-fn both_languages_say_the_same_of_any_packet() {
+fn all_languages_say_the_same_of_any_packet() {
     let many = |n: u32| (1..n).flat_map(|i| [v4(i), v6(i)]);
     let (mut outline, _) = setup(5, Forward::FullNat);
     let two = program(&outline, &[0, 1, 2, 3, 4]);
@@ -154,15 +179,24 @@ fn both_languages_say_the_same_of_any_packet() {
     let frames = frames(Forward::FullNat, 6000);
     for ops in [two, many, none] {
         let Some(loaded) = loaded(&ops) else { return };
+        let xdp = [WAN_MAC, LAN_MAC].map(|mac| in_xdp(mac, Steps(ops.clone())).unwrap());
         let frame = (select(frames.clone()), vec((0..60usize, any::<u8>()), 0..3), 14..80usize);
         let mut runner =
             TestRunner::new(Config { cases: 2000, failure_persistence: None, ..Config::default() });
-        let same = runner.run(&frame, |((_, mut frame), changes, len)| {
+        let same = runner.run(&frame, |((port, mut frame), changes, len)| {
             for (at, byte) in changes {
-                let at = at % frame.len();
+                // the MAC stays
+                let at = 6 + at % (frame.len() - 6);
                 frame[at] = byte;
             }
             frame.truncate(len);
+            let by_xdp = xdp[usize::from(port == LAN)].test_run(&frame).unwrap();
+            if by_xdp == PASSED {
+                // of a network of its own
+                prop_assert!(matches!(frame[12..14], [0x81, 0] | [0x88, 0xa8]), "{:02x?}", frame);
+            } else {
+                prop_assert_eq!(by_xdp, OWNED + run(&ops, &frame), "{:02x?}", frame);
+            }
             match loaded.test_run(&frame) {
                 Ok(got) => prop_assert_eq!(got, run(&ops, &frame), "{:02x?}", frame),
                 // the kernel tests no frame that has less than an IP header

@@ -13,6 +13,7 @@ const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
 const OBJ_INFO: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
 
 const PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
@@ -322,6 +323,22 @@ impl Link {
         }
         let program = program.0.as_raw_fd() as u32;
         Ok(Link(bpf_fd(LINK_CREATE, &mut Attr { program, ifindex, kind, flags })?))
+    }
+
+    /// Puts another program in the place of the one that is there; no packet meets none.
+    ///
+    /// # Errors
+    /// The interface has gone, somebody took the program off.
+    pub fn replace(&self, program: &Program) -> io::Result<()> {
+        #[repr(C)]
+        struct Attr {
+            link: u32,
+            program: u32,
+            flags: u32,
+            old: u32,
+        }
+        let (link, program) = (self.0.as_raw_fd() as u32, program.0.as_raw_fd() as u32);
+        bpf(LINK_UPDATE, &mut Attr { link, program, flags: 0, old: 0 }).map(|_| ())
     }
 
     /// The interface the program is on; `None` when that has gone or somebody took the program off.

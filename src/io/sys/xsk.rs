@@ -89,33 +89,56 @@ impl Socket {
     /// # Errors
     /// No memory.
     pub fn rings(&self, sizes: Sizes) -> io::Result<Rings> {
-        for (option, size) in [
-            (libc::XDP_UMEM_FILL_RING, sizes.fill),
-            (libc::XDP_UMEM_COMPLETION_RING, sizes.completion),
-            (libc::XDP_RX_RING, sizes.rx),
-            (libc::XDP_TX_RING, sizes.tx),
-        ] {
+        for (option, size) in
+            [(libc::XDP_UMEM_FILL_RING, sizes.fill), (libc::XDP_UMEM_COMPLETION_RING, sizes.completion)]
+        {
             self.set(libc::SOL_XDP, option, &size)?;
         }
-        // SAFETY: plain integers; all zero is a valid value.
-        let mut at: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
-        self.get(libc::XDP_MMAP_OFFSETS, &mut at)?;
-        let map = |of: &libc::xdp_ring_offset, page: u64, size: u32, item: usize| {
-            let at = Layout { producer: of.producer, consumer: of.consumer, flags: of.flags, items: of.desc };
-            let len = of.desc as usize + size as usize * item;
-            Region::of(self.fd.as_raw_fd(), page as i64, len).map(|r| (Arc::new(r), at))
-        };
+        let rx = self.receive_ring(sizes.rx)?;
+        self.set(libc::SOL_XDP, libc::XDP_TX_RING, &sizes.tx)?;
+        let at = self.offsets()?;
         let (desc, address) = (size_of::<Desc>(), size_of::<u64>());
-        let (fill, fill_at) = map(&at.fr, libc::XDP_UMEM_PGOFF_FILL_RING, sizes.fill, address)?;
-        let (done, done_at) = map(&at.cr, libc::XDP_UMEM_PGOFF_COMPLETION_RING, sizes.completion, address)?;
-        let (rx, rx_at) = map(&at.rx, libc::XDP_PGOFF_RX_RING as u64, sizes.rx, desc)?;
-        let (tx, tx_at) = map(&at.tx, libc::XDP_PGOFF_TX_RING as u64, sizes.tx, desc)?;
+        let (fill, fill_at) = self.map(&at.fr, libc::XDP_UMEM_PGOFF_FILL_RING, sizes.fill, address)?;
+        let (done, done_at) =
+            self.map(&at.cr, libc::XDP_UMEM_PGOFF_COMPLETION_RING, sizes.completion, address)?;
+        let (tx, tx_at) = self.map(&at.tx, libc::XDP_PGOFF_TX_RING as u64, sizes.tx, desc)?;
         Ok(Rings {
             fill: Producer::new(fill, fill_at, sizes.fill)?,
-            rx: Consumer::new(rx, rx_at, sizes.rx)?,
+            rx,
             tx: Producer::new(tx, tx_at, sizes.tx)?,
             completion: Consumer::new(done, done_at, sizes.completion)?,
         })
+    }
+
+    /// Makes a receive ring.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn receive_ring(&self, size: u32) -> io::Result<Consumer<Desc>> {
+        self.set(libc::SOL_XDP, libc::XDP_RX_RING, &size)?;
+        let at = self.offsets()?;
+        let (rx, rx_at) = self.map(&at.rx, libc::XDP_PGOFF_RX_RING as u64, size, size_of::<Desc>())?;
+        Consumer::new(rx, rx_at, size)
+    }
+
+    fn offsets(&self) -> io::Result<libc::xdp_mmap_offsets> {
+        // SAFETY: plain integers; all zero is a valid value.
+        let mut at: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
+        self.get(libc::XDP_MMAP_OFFSETS, &mut at)?;
+        Ok(at)
+    }
+
+    /// A ring's memory, and where its parts are.
+    fn map(
+        &self,
+        of: &libc::xdp_ring_offset,
+        page: u64,
+        size: u32,
+        item: usize,
+    ) -> io::Result<(Arc<Region>, Layout)> {
+        let at = Layout { producer: of.producer, consumer: of.consumer, flags: of.flags, items: of.desc };
+        let len = of.desc as usize + size as usize * item;
+        Ok((Arc::new(Region::of(self.fd.as_raw_fd(), page as i64, len)?), at))
     }
 
     /// Binds to a queue of an interface; packets flow from here on. `flags` are those of `sockaddr_xdp`.
@@ -123,12 +146,24 @@ impl Socket {
     /// # Errors
     /// `EOPNOTSUPP` when the driver cannot do what the flags say, `EBUSY` when the queue has a socket.
     pub fn bind(&self, ifindex: u32, queue: u32, flags: u16) -> io::Result<()> {
+        self.bind_to(ifindex, queue, flags, 0)
+    }
+
+    /// Binds to the queue that another socket is bound to, to share its frames, fill ring and completion ring.
+    ///
+    /// # Errors
+    /// `EBADF`: the other one is not bound; `EINVAL`: this one has frames of its own.
+    pub fn bind_beside(&self, ifindex: u32, queue: u32, other: &Socket) -> io::Result<()> {
+        self.bind_to(ifindex, queue, libc::XDP_SHARED_UMEM, other.fd.as_raw_fd() as u32)
+    }
+
+    fn bind_to(&self, ifindex: u32, queue: u32, flags: u16, shared: u32) -> io::Result<()> {
         let address = libc::sockaddr_xdp {
             sxdp_family: libc::AF_XDP as u16,
             sxdp_flags: flags,
             sxdp_ifindex: ifindex,
             sxdp_queue_id: queue,
-            sxdp_shared_umem_fd: 0,
+            sxdp_shared_umem_fd: shared,
         };
         // SAFETY: the address is live and of the size given, only read.
         check(unsafe {
@@ -140,12 +175,12 @@ impl Socket {
         })
     }
 
-    /// Puts the socket into an XSKMAP under its queue's number.
+    /// Puts the socket into an XSKMAP under this number.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn enter(&self, map: &Map, queue: u32) -> io::Result<()> {
-        map.set(&queue.to_ne_bytes(), &self.fd.as_raw_fd().to_ne_bytes())
+    pub fn enter(&self, map: &Map, place: u32) -> io::Result<()> {
+        map.set(&place.to_ne_bytes(), &self.fd.as_raw_fd().to_ne_bytes())
     }
 
     /// Asks the kernel to poll the driver for this socket for so many microseconds, rather than wait for
@@ -268,13 +303,21 @@ impl AnyOf {
         // SAFETY: just made, nobody else has it.
         let any = AnyOf(unsafe { OwnedFd::from_raw_fd(fd) });
         for one in all {
-            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
-            // SAFETY: both descriptors are open during the call, the event is live and only read.
-            check(unsafe {
-                libc::epoll_ctl(any.0.as_raw_fd(), libc::EPOLL_CTL_ADD, one.as_raw_fd(), &raw mut event)
-            })?;
+            any.add(one)?;
         }
         Ok(any)
+    }
+
+    /// One more.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn add(&self, one: BorrowedFd<'_>) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // SAFETY: both descriptors are open during the call, the event is live and only read.
+        check(unsafe {
+            libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, one.as_raw_fd(), &raw mut event)
+        })
     }
 }
 

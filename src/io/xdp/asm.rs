@@ -183,6 +183,10 @@ impl Assembler {
     pub fn network16(&mut self, reg: Reg) {
         self.push(BIG_ENDIAN, reg, 0, 0, 16);
     }
+    /// The same with 32 bits.
+    pub fn network32(&mut self, reg: Reg) {
+        self.push(BIG_ENDIAN, reg, 0, 0, 32);
+    }
     /// `r0` = what the packet has at `off`, or at `at + off`, as a number; `r6` is the context, `r1` to `r5` are
     /// spoilt. Where the packet is too short the program ends with 0.
     pub fn load_packet(&mut self, width: Width, at: Option<Reg>, off: i32) {

@@ -1,9 +1,10 @@
-//! The frames of one socket and where each of them is. No system call is made here.
+//! The frames of one queue and where each of them is. No system call is made here.
 //!
-//! One half of the frames is for receiving: all of them are with the kernel, in the fill ring or in the receive
-//! ring, at any time, because a frame goes back into the fill ring as soon as the packet was copied to its slot.
-//! The other half is for sending: free, in the send ring, with the kernel, or in the completion ring. Nothing
-//! else exists, so [`Census::total`] is constant; debug builds follow each single frame.
+//! One half of the frames is for receiving: all of them are with the kernel, in the fill ring or in a receive
+//! ring, at any time, because a frame goes back into the fill ring as soon as the packet was copied to its slot
+//! ([`super::inbox`]). The other half is for sending: free, in the send ring, with the kernel, or in the
+//! completion ring. Nothing else exists, so [`Census::total`] is constant; debug builds follow each single frame
+//! that is for sending.
 //!
 //! Packets are copied between frames and the worker's slots: the slots hold 64 KiB packets with headroom on
 //! both sides, frames are pages of the kernel's, and a packet that arrived on one interface mostly leaves by
@@ -12,10 +13,9 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::buf::{HEADROOM, Offload, PacketBuf};
-use crate::io::sys::ring::{Desc, Region};
+use super::inbox::{Inbox, Source};
+use crate::io::sys::ring::{Consumer, Desc, Producer, Region};
 use crate::io::sys::xsk::{Rings, Sizes};
-use crate::io::{BURST_BYTES, Burst, SlotIter, room};
 
 /// Frames for receiving and for sending.
 pub const RECEIVE: u32 = 2048;
@@ -30,7 +30,7 @@ pub const SIZES: Sizes = Sizes { fill: RECEIVE, rx: RECEIVE, tx: SEND, completio
 pub struct Census {
     /// In the fill ring.
     pub fill: u32,
-    /// With the kernel, being received into.
+    /// With the kernel, being received into, or with another socket that receives from the queue.
     pub receiving: u32,
     /// In the receive ring.
     pub rx: u32,
@@ -62,7 +62,6 @@ impl Census {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
-    Receiving,
     Free,
     Sending,
 }
@@ -70,16 +69,18 @@ enum Owner {
 /// The frames of a socket with its rings.
 #[derive(Debug)]
 pub struct Frames {
+    /// Those for receiving.
+    pub inbox: Inbox,
+    tx: Producer<Desc>,
+    completion: Consumer<u64>,
     memory: Arc<Region>,
-    rings: Rings,
     chunk: u32,
     /// Frames free for sending.
     free: Vec<u64>,
-    /// Frames for receiving that the kernel has, and frames it is to send.
-    receiving: u32,
+    /// Frames that the kernel is to send.
     sending: u32,
     lost: u32,
-    /// Debug builds: who has each frame.
+    /// Debug builds: who has each frame for sending.
     owner: Vec<Owner>,
 }
 
@@ -93,70 +94,16 @@ pub fn memory(chunk: u32) -> io::Result<Region> {
 
 impl Frames {
     /// Gives the kernel its half.
-    pub fn new(memory: Arc<Region>, rings: Rings, chunk: u32) -> Frames {
+    ///
+    /// # Errors
+    /// The rings are smaller than was asked for.
+    pub fn new(memory: Arc<Region>, rings: Rings, chunk: u32) -> io::Result<Frames> {
         let frame = |i: u32| u64::from(i) * u64::from(chunk);
-        let mut owner = Vec::new();
-        if cfg!(debug_assertions) {
-            owner.extend((0..RECEIVE).map(|_| Owner::Receiving).chain((0..SEND).map(|_| Owner::Free)));
-        }
+        let owner = if cfg!(debug_assertions) { vec![Owner::Free; SEND as usize] } else { Vec::new() };
         let free = (RECEIVE..RECEIVE + SEND).rev().map(frame).collect();
-        let mut frames = Frames { memory, rings, chunk, free, receiving: 0, sending: 0, lost: 0, owner };
-        for i in 0..RECEIVE {
-            if frames.rings.fill.push(frame(i)) { frames.receiving += 1 } else { frames.lost += 1 }
-        }
-        frames.rings.fill.publish();
-        frames
-    }
-
-    /// Moves packets to slots until there are none, or room or a burst's bytes run out. `what` says what is
-    /// to be said about checksum and segmentation. `bytes` counts on.
-    pub fn receive<'m>(
-        &mut self,
-        slots: &mut SlotIter<'m>,
-        burst: &mut Burst<'m>,
-        bytes: &mut usize,
-        what: impl Fn(&[u8]) -> Offload,
-    ) {
-        while room(slots, burst) > 0 && *bytes < BURST_BYTES {
-            let Some(first) = self.rings.rx.pop() else { break };
-            let Some(slot) = slots.next() else { break };
-            if let Some(end) = self.gather(first, slot) {
-                let offload = what(&slot[HEADROOM..end]);
-                *bytes += end - HEADROOM;
-                burst.push(PacketBuf::new(slot, HEADROOM, end, offload));
-            }
-        }
-        self.rings.rx.release();
-        self.rings.fill.publish();
-    }
-
-    /// Copies a packet, which may lie in several frames; `None` when it does not fit.
-    #[inline]
-    fn gather(&mut self, first: Desc, slot: &mut [u8]) -> Option<usize> {
-        let (mut end, mut fits, mut piece) = (HEADROOM, true, first);
-        loop {
-            let len = piece.len as usize;
-            fits = fits
-                && slot.get_mut(end..end + len).is_some_and(|room| self.memory.copy_out(piece.addr, room));
-            end += len;
-            self.refill(piece.addr);
-            if piece.options & Desc::MORE == 0 {
-                return fits.then_some(end);
-            }
-            // the kernel shows all pieces of a packet at once
-            piece = self.rings.rx.pop()?;
-        }
-    }
-
-    #[inline]
-    fn refill(&mut self, addr: u64) {
-        let frame = addr & !u64::from(self.chunk - 1);
-        let known = frame < u64::from(RECEIVE) * u64::from(self.chunk);
-        debug_assert!(known && self.owner[(frame / u64::from(self.chunk)) as usize] == Owner::Receiving);
-        if !known || !self.rings.fill.push(frame) {
-            self.receiving -= 1;
-            self.lost += 1;
-        }
+        let Rings { fill, rx, tx, completion } = rings;
+        let inbox = Inbox::new(Source::new(memory.clone(), fill, chunk)?, rx);
+        Ok(Frames { inbox, tx, completion, memory, chunk, free, sending: 0, lost: 0, owner })
     }
 
     /// Puts a packet into the send ring, in several frames when it is longer than one; false when there are
@@ -173,7 +120,7 @@ impl Frames {
             let Some(frame) = self.free.pop() else { return false };
             let options = if pieces.peek().is_some() { Desc::MORE } else { 0 };
             let copied = self.memory.copy_in(frame, piece);
-            let pushed = copied && self.rings.tx.push(Desc { addr: frame, len: piece.len() as u32, options });
+            let pushed = copied && self.tx.push(Desc { addr: frame, len: piece.len() as u32, options });
             debug_assert!(pushed, "a free frame has its place in the send ring");
             self.note(frame, Owner::Free, Owner::Sending);
             self.sending += 1;
@@ -183,12 +130,12 @@ impl Frames {
 
     /// Shows the kernel what was pushed.
     pub fn publish(&mut self) {
-        self.rings.tx.publish();
+        self.tx.publish();
     }
 
     /// Takes back what was sent.
     pub fn reap(&mut self) {
-        while let Some(addr) = self.rings.completion.pop() {
+        while let Some(addr) = self.completion.pop() {
             let frame = addr & !u64::from(self.chunk - 1);
             let first = u64::from(RECEIVE) * u64::from(self.chunk);
             self.sending -= 1;
@@ -200,13 +147,13 @@ impl Frames {
                 self.lost += 1;
             }
         }
-        self.rings.completion.release();
+        self.completion.release();
     }
 
     #[inline]
     fn note(&mut self, frame: u64, from: Owner, to: Owner) {
         if cfg!(debug_assertions) {
-            let owner = &mut self.owner[(frame / u64::from(self.chunk)) as usize];
+            let owner = &mut self.owner[(frame / u64::from(self.chunk)) as usize - RECEIVE as usize];
             assert_eq!(std::mem::replace(owner, to), from, "frame {frame:#x}");
         }
     }
@@ -217,34 +164,27 @@ impl Frames {
     }
     /// Packets' pieces that the kernel has not taken from the send ring.
     pub fn unsent(&self) -> u32 {
-        self.rings.tx.pending()
-    }
-    /// Packets wait in the receive ring.
-    pub fn has_received(&self) -> bool {
-        self.rings.rx.waiting() > 0
+        self.tx.pending()
     }
     /// The kernel asks to be called for sending.
     pub fn tx_wants_call(&self) -> bool {
-        self.rings.tx.wants_call()
-    }
-    /// The kernel asks to be called for receiving.
-    pub fn fill_wants_call(&self) -> bool {
-        self.rings.fill.wants_call()
+        self.tx.wants_call()
     }
 
     /// Where the frames are at this moment. While the kernel works, what is in its hands is what is left.
     pub fn census(&self) -> Census {
-        let (fill, rx) = (self.rings.fill.pending(), self.rings.rx.waiting());
-        let (tx, completion) = (self.rings.tx.pending(), self.rings.completion.waiting());
+        let (fill, rx) = (self.inbox.source().waiting(), self.inbox.waiting());
+        let (tx, completion) = (self.tx.pending(), self.completion.waiting());
+        let lost = self.inbox.lost();
         Census {
             fill,
             rx,
-            receiving: self.receiving.saturating_sub(fill + rx),
+            receiving: RECEIVE.saturating_sub(fill + rx + lost),
             free: self.free.len() as u32,
             tx,
             completion,
             sending: self.sending.saturating_sub(tx + completion),
-            lost: self.lost,
+            lost: lost + self.lost,
         }
     }
 }
@@ -252,8 +192,9 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::Slots;
-    use crate::io::sys::ring::{Consumer, Producer, loose};
+    use crate::buf::Offload;
+    use crate::io::sys::ring::loose;
+    use crate::io::{Burst, Slots};
 
     /// The other ends of the rings.
     struct Kernel {
@@ -273,7 +214,7 @@ mod tests {
         let (rx_end, rx) = loose(SIZES.rx).unwrap();
         let (tx, tx_end) = loose(SIZES.tx).unwrap();
         let (completion_end, completion) = loose(SIZES.completion).unwrap();
-        let frames = Frames::new(memory.clone(), Rings { fill, rx, tx, completion }, CHUNK);
+        let frames = Frames::new(memory.clone(), Rings { fill, rx, tx, completion }, CHUNK).unwrap();
         let kernel = Kernel { memory, fill: fill_end, rx: rx_end, tx: tx_end, completion: completion_end };
         (frames, kernel)
     }
@@ -309,11 +250,11 @@ mod tests {
         }
     }
 
-    fn receive(frames: &mut Frames) -> Vec<Vec<u8>> {
+    fn receive(inbox: &mut Inbox) -> Vec<Vec<u8>> {
         let mut slots = Slots::for_burst();
         let mut iter = slots.iter();
         let mut burst = Burst::new();
-        frames.receive(&mut iter, &mut burst, &mut 0, |_| Offload::NONE);
+        inbox.receive(&mut iter, &mut burst, &mut 0, |_| Offload::NONE);
         burst.iter().map(|p| p.bytes().to_vec()).collect()
     }
 
@@ -328,7 +269,7 @@ mod tests {
         assert_eq!(frames.census().rx, 200);
         let mut got = Vec::new();
         for _ in 0..4 {
-            got.extend(receive(&mut frames));
+            got.extend(receive(&mut frames.inbox));
         }
         assert_eq!(got, packets);
         assert_eq!(frames.census(), Census { fill: RECEIVE, free: SEND, ..Census::default() });
@@ -339,7 +280,7 @@ mod tests {
         let (mut frames, mut kernel) = pair();
         let long: Vec<u8> = (0..9014u32).map(|i| i as u8).collect();
         assert!(kernel.deliver(&long) && kernel.deliver(&vec![7; 70_000]) && kernel.deliver(&[8; 60]));
-        assert_eq!(receive(&mut frames), [long, vec![8; 60]]);
+        assert_eq!(receive(&mut frames.inbox), [long, vec![8; 60]]);
         assert_eq!(frames.census().fill, RECEIVE);
     }
 
@@ -377,6 +318,38 @@ mod tests {
     }
 
     #[test]
+    fn sockets_that_receive_from_one_queue_give_its_frames_back_each_for_itself() {
+        let (mut frames, mut kernel) = pair();
+        let source = frames.inbox.source().clone();
+        let (rx_end, rx) = loose(SIZES.rx).unwrap();
+        let mut guest = Inbox::new(source.clone(), rx);
+        // what the kernel receives goes to one or the other
+        let mut ends = [rx_end, std::mem::replace(&mut kernel.rx, loose(2).unwrap().0)];
+        for round in 0..200u32 {
+            for i in 0..50u32 {
+                let frame = kernel.fill.pop().unwrap();
+                assert!(kernel.memory.copy_in(frame, &(round * 50 + i).to_be_bytes()));
+                assert!(ends[i as usize % 2].push(Desc { addr: frame, len: 4, options: 0 }));
+            }
+            kernel.fill.release();
+            ends.iter_mut().for_each(Producer::publish);
+            let at = frames.census();
+            assert_eq!((at.total(), at.rx, at.receiving, at.lost), (ALL, 25, 25, 0), "{at:?}");
+            let mut got = receive(&mut frames.inbox);
+            // somebody else has the fill ring: nobody waits for it
+            let taken = source.fill.lock().unwrap();
+            got.extend(receive(&mut guest));
+            assert_eq!((guest.freed(), taken.pending()), (25, RECEIVE - 25));
+            drop(taken);
+            assert_eq!(receive(&mut guest), Vec::<Vec<u8>>::new());
+            assert_eq!(got.len(), 50);
+            got.sort();
+            assert_eq!(got, (0..50).map(|i| (round * 50 + i).to_be_bytes().to_vec()).collect::<Vec<_>>());
+            assert_eq!(frames.census(), Census { fill: RECEIVE, free: SEND, ..Census::default() });
+        }
+    }
+
+    #[test]
     fn no_frame_is_ever_lost_whatever_both_sides_do() {
         let (mut frames, mut kernel) = pair();
         // a fixed walk: xorshift, seed 1
@@ -395,7 +368,7 @@ mod tests {
                         delivered += u32::from(kernel.deliver(&[1; 100]));
                     }
                 }
-                1 => received += receive(&mut frames).len() as u32,
+                1 => received += receive(&mut frames.inbox).len() as u32,
                 2 => {
                     for _ in 0..dice(100) {
                         pushed += u32::from(frames.push(&[2; 100]));

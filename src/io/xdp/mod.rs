@@ -4,7 +4,8 @@
 //! redirects the kernel never sees, what it passes on is the kernel's as if nothing were there. It is
 //! assembled here ([`asm`]) and loaded with `bpf(2)`: no compiler, no object file, no library.
 //!
-//! Each queue of the interface has a socket with frames of its own. There is no offload: super-frames for this
+//! Each queue of the interface has a socket with frames of its own; with several workers each has a socket on the
+//! queues of the others beside ([`guests`]). There is no offload: super-frames for this
 //! port are segmented by the worker, partial checksums completed. What locally made frames bring along is
 //! found out by looking ([`partial`]).
 
@@ -13,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::error::PortError;
 use super::sys::bpf::Attach;
@@ -22,6 +23,7 @@ use super::sys::{ethtool, link};
 use super::{Burst, Losses, MacChoice, OpenError, Port, PortInfo, SendReport, SlotIter, mac, room};
 use crate::addr::Mac;
 use crate::buf::{Offload, PacketBuf};
+use crate::engine::steer::Outline;
 use crate::host::OffloadCaps;
 use crate::wire::Link;
 
@@ -31,6 +33,8 @@ mod ear;
 pub mod explain;
 pub mod filter;
 pub mod frames;
+pub mod guests;
+pub mod inbox;
 pub mod partial;
 pub mod program;
 pub mod queue;
@@ -40,6 +44,7 @@ use ear::Ear;
 pub use explain::Doing;
 pub use filter::{Filter, XdpMode};
 pub use frames::Census;
+use guests::{Guests, Hosts};
 use queue::{Options, Queue};
 
 /// How often, and after which time, a queue that is still taken is asked for again.
@@ -67,6 +72,10 @@ pub struct XdpPort {
     numbers: Vec<u32>,
     /// The same, open; empty while out of order.
     queues: Vec<Queue>,
+    /// Sockets on the queues of the others.
+    guests: Guests,
+    /// It was said that there are no guests, and why.
+    told: bool,
     /// What is announced to everybody, for the port that has the first queue.
     ear: Option<Ear>,
     /// Readiness of all of them in one descriptor.
@@ -117,7 +126,8 @@ impl XdpPort {
             ));
         }
         let mac = mac::for_packet(name, config.mac, device)?;
-        let filter = Arc::new(Filter::new(name, mac, mac == device, config.mode)?);
+        let filter = Arc::new(Filter::new(name, mac, mac == device, config.mode, n as u32)?);
+        let hosts = Arc::new(Hosts::default());
         let (attach, _) = filter.attach().map_err(|e| explain::failure(name, Doing::Attach, &e))?;
         let mut ports = Vec::with_capacity(n);
         for i in 0..n as u32 {
@@ -126,6 +136,9 @@ impl XdpPort {
                 filter: filter.clone(),
                 numbers: (i..queues).step_by(n).collect(),
                 queues: Vec::new(),
+                guests: Guests::new(hosts.clone(), i)
+                    .map_err(|e| OpenError::new(what(), e.to_string(), ""))?,
+                told: false,
                 ear: None,
                 any: None,
                 local_peers: local_peers(name),
@@ -135,6 +148,7 @@ impl XdpPort {
             port.start_patiently().map_err(|(doing, e)| explain::failure(name, doing, &e))?;
             ports.push(port);
         }
+        ports.iter_mut().for_each(XdpPort::follow);
         Ok(ports)
     }
 
@@ -161,27 +175,67 @@ impl XdpPort {
             frags: self.filter.takes_frags(),
             frame: self.info.mtu + Link::Ethernet.header_len() as u32,
             busy_poll: self.config.busy_poll,
+            waiting: guests::waiting(self.filter.workers()),
         };
         let mut queues = Vec::with_capacity(self.numbers.len());
         for number in &self.numbers {
             let queue = Queue::open(ifindex, *number, &options).map_err(|(s, e)| (Doing::Queue(s), e))?;
-            queue
-                .socket()
-                .enter(self.filter.sockets(), *number)
-                .map_err(|e| (Doing::Queue(queue::Step::Enter), e))?;
+            for place in self.filter.places(*number) {
+                queue
+                    .socket()
+                    .enter(self.filter.sockets(), place)
+                    .map_err(|e| (Doing::Queue(queue::Step::Enter), e))?;
+            }
             queues.push(queue);
         }
         let socket = |e| (Doing::Queue(queue::Step::Socket), e);
         let ear = if self.numbers.contains(&0) { Some(Ear::open(ifindex).map_err(socket)?) } else { None };
         self.any = None;
-        if queues.len() > 1 || ear.is_some() {
+        if queues.len() > 1 || ear.is_some() || self.filter.workers() > 1 {
             let all = queues.iter().map(Queue::fd).chain(ear.as_ref().map(AsFd::as_fd));
+            let all = all.chain(Some(self.guests.bell()));
             self.any = Some(AnyOf::new(all).map_err(socket)?);
         }
         self.ear = ear;
+        for queue in &queues {
+            self.guests.hosts().publish(ifindex, queue.number(), queue.socket(), queue.source());
+        }
         self.queues = queues;
         debug!(interface = %name, how = %self.how(), "XDP port is open");
         Ok(())
+    }
+
+    /// Has sockets on the queues of the others, as they come and go.
+    fn follow(&mut self) {
+        // a queue that is polled is polled by the worker it belongs to
+        if self.filter.workers() < 2 || self.attach != Attach::Native || self.config.busy_poll.is_some() {
+            return;
+        }
+        let others = match self.guests.follow(&self.filter, &self.numbers) {
+            Ok(others) => others,
+            Err(error) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    let name = &self.config.interface;
+                    warn!(interface = %name, %error, "no socket on another worker's queue: its packets are handed over");
+                }
+                true
+            }
+        };
+        if let Some(any) = self.any.as_ref().filter(|_| others) {
+            for guest in self.guests.all() {
+                // those that are known already stay
+                let _ = any.add(guest.fd());
+            }
+        }
+    }
+
+    /// Closes its sockets.
+    fn close(&mut self) {
+        self.guests.clear(&self.filter);
+        self.guests.hosts().withdraw(&self.numbers);
+        // a queue takes a new socket only when the old one is closed
+        (self.any, self.ear) = (None, None);
+        self.queues.clear();
     }
 
     /// The program with its maps, to be told what belongs to the director.
@@ -246,12 +300,25 @@ impl Port for XdpPort {
         let what = |frame: &[u8]| if local { partial::detect(frame, mtu) } else { Offload::NONE };
         let before = burst.len();
         let mut bytes = 0;
+        if self.guests.changed() {
+            self.follow();
+        }
         for queue in &mut self.queues {
             queue.receive(slots, burst, &mut bytes, what)?;
+        }
+        for guest in self.guests.all() {
+            guest.inbox.receive(slots, burst, &mut bytes, what);
+            if guest.inbox.wants_call() {
+                queue::call(guest.socket())?;
+            }
         }
         // the next burst begins with another queue, so that a busy one does not starve the others
         if self.queues.len() > 1 {
             self.queues.rotate_left(1);
+        }
+        let guests = self.guests.all();
+        if guests.len() > 1 {
+            guests.rotate_left(1);
         }
         if burst.len() == before && room(slots, burst) > 0 {
             // woken up by no queue: by an announcement, or is the interface still there?
@@ -294,17 +361,26 @@ impl Port for XdpPort {
     }
 
     fn losses(&mut self) -> Losses {
+        let guests = Losses { full: self.guests.full(), ..Losses::default() };
         let one = |queue: &Queue| {
             let s = queue.statistics();
-            // what found no frame is among what was dropped
-            let unsuitable = s.dropped.saturating_sub(s.no_frame);
+            // what found no frame is among what was dropped, by whomever it was received for
+            let dropped = s.dropped + self.guests.hosts().dropped(queue.number());
+            let unsuitable = dropped.saturating_sub(s.no_frame);
             Losses { full: s.ring_full, no_frame: s.no_frame, unsuitable, invalid: s.invalid }
         };
-        self.queues.iter().map(one).fold(Losses::default(), |a, b| a + b)
+        self.queues.iter().map(one).fold(guests, |a, b| a + b)
+    }
+
+    fn steer(&mut self, outline: &Outline) {
+        // without guests there is nothing to choose from
+        if self.attach == Attach::Native && self.config.busy_poll.is_none() {
+            self.filter.steer(outline);
+        }
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        let name = &self.config.interface;
+        let name = &self.config.interface.clone();
         let device =
             link::mac(name)?.ok_or_else(|| io::Error::other("it is no Ethernet interface any more"))?;
         if !link::is_up(name)? {
@@ -315,12 +391,16 @@ impl Port for XdpPort {
         if bound && self.filter.attach().is_ok_and(|(how, _)| how == self.attach) {
             return Ok(());
         }
-        // a queue takes a new socket only when the old one is closed
-        (self.any, self.ear) = (None, None);
-        self.queues.clear();
+        self.close();
         // the director keeps its MAC even when an interface it was inherited from came back with another
         self.info = info(name, device, self.info.mac.unwrap_or(device));
         self.local_peers = local_peers(name);
         self.start().map_err(|(_, e)| e)
+    }
+}
+
+impl Drop for XdpPort {
+    fn drop(&mut self) {
+        self.close();
     }
 }

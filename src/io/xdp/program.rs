@@ -1,12 +1,15 @@
-//! The program that runs in the kernel for each frame: redirect it to the director's socket, or pass it on.
+//! The program that runs in the kernel for each frame: redirect it to a socket of the director's, or pass it on.
 //!
 //! It is [`super::claims::Claims::takes`] in instructions. The MAC stands in the program, addresses in two maps
 //! (single ones hashed, networks by longest prefix), so that they can change while it runs. A frame that
-//! arrives at a queue without a socket is passed on.
+//! arrives at a queue without a socket is passed on. With several workers it goes on to say whose packet it is
+//! ([`crate::io::steering`]).
 
-use super::asm::{Alu, AsmError, Assembler, Insn, Label, Reg, Src, Test, Width};
+use super::asm::{Alu, Assembler, Insn, Label, Reg, Src, Test, Width};
 use super::claims::flag;
 use crate::addr::Mac;
+use crate::io::steering::Steps;
+use crate::io::steering::extended::Untranslatable;
 
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use Src::Imm;
@@ -33,14 +36,20 @@ const ETHERTYPE: i16 = 12;
 /// What becomes of a frame that belongs to the director.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// To the socket of its queue, by the descriptor of an XSKMAP.
-    Redirect(i32),
-    /// The program ends with this result (tests).
+    /// To a socket in an XSKMAP with this descriptor. Each queue has so many places in it, one after the other: with
+    /// one, its socket; with more, one for each worker, and then that of the queue's own socket.
+    Redirect {
+        /// The map.
+        sockets: i32,
+        /// Places of a queue.
+        places: u32,
+    },
+    /// The program ends with this result, and the worker's number added to it (tests).
     Return(i32),
 }
 
 /// What the program is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
     /// The director's MAC.
     pub mac: Mac,
@@ -52,13 +61,15 @@ pub struct Parameters {
     pub nets: i32,
     /// What to do with the director's frames.
     pub take: Take,
+    /// How to tell whose they are, where several workers take them.
+    pub steps: Option<Steps>,
 }
 
 /// Writes the program.
 ///
 /// # Errors
-/// A mistake in this file.
-pub fn build(p: &Parameters) -> Result<Vec<Insn>, AsmError> {
+/// A mistake in this file or in steering.
+pub fn build(p: &Parameters) -> Result<Vec<Insn>, Untranslatable> {
     let mut a = Assembler::new();
     let (take, pass) = (a.label(), a.label());
     Writer { a, p, take, pass }.write()
@@ -78,7 +89,7 @@ const VLANS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 
 impl Writer<'_> {
     /// r6 = context, r7 = frame, r8 = its end, r9 = r7 + 14.
-    fn write(mut self) -> Result<Vec<Insn>, AsmError> {
+    fn write(mut self) -> Result<Vec<Insn>, Untranslatable> {
         let (take, pass) = (self.take, self.pass);
         let (arp, group, v4, v6) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let m = self.p.mac.0;
@@ -118,8 +129,8 @@ impl Writer<'_> {
         self.discovery();
         self.a.place(arp);
         self.arp();
-        self.end();
-        self.a.finish()
+        self.end()?;
+        self.a.finish().map_err(Untranslatable::Asm)
     }
 
     /// Passes frames on that do not have `n` bytes from `base` on.
@@ -296,16 +307,29 @@ impl Writer<'_> {
         self.a.jump(self.pass);
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> Result<(), Untranslatable> {
         let a = &mut self.a;
         a.place(self.take);
+        let steered = self.p.steps.is_some();
+        if let Some(steps) = &self.p.steps {
+            // the worker, in r0
+            steps.write(a)?;
+        }
         match self.p.take {
-            Take::Redirect(sockets) => {
+            Take::Redirect { sockets, places } => {
                 a.load(Width::Word, R2, R6, QUEUE);
+                if places > 1 {
+                    a.alu(Alu::Mul, R2, Imm(places as i32));
+                    a.alu(Alu::Add, R2, if steered { Src::Reg(R0) } else { Imm(places as i32 - 1) });
+                }
                 a.load_map(R1, sockets);
-                // the result where the queue has no socket
+                // the result where the place has no socket
                 a.mov(R3, Imm(PASS));
                 a.call(REDIRECT_MAP);
+                a.exit();
+            }
+            Take::Return(result) if steered => {
+                a.alu(Alu::Add, R0, Imm(result));
                 a.exit();
             }
             Take::Return(result) => {
@@ -316,5 +340,6 @@ impl Writer<'_> {
         a.place(self.pass);
         a.mov(R0, Imm(PASS));
         a.exit();
+        Ok(())
     }
 }

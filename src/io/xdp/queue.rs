@@ -1,16 +1,17 @@
-//! One AF_XDP socket on one queue of an interface.
+//! The AF_XDP socket that a queue of an interface belongs to.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::frames::{self, Census, Frames, SIZES};
+use super::inbox::Source;
 use crate::buf::Offload;
 use crate::io::error::{Meaning, broken, meaning};
 use crate::io::sys::bpf::Attach;
 use crate::io::sys::packet;
 use crate::io::sys::ring::Region;
-use crate::io::sys::xsk::{Socket, Statistics};
+use crate::io::sys::xsk::{Sizes, Socket, Statistics};
 use crate::io::{BURST, Burst, PortError, SlotIter};
 
 /// Calls for sending that move nothing before the rest is left for later.
@@ -31,6 +32,8 @@ pub struct Options {
     pub frame: u32,
     /// Busy polling, in microseconds.
     pub busy_poll: Option<u32>,
+    /// Packets that may wait to be fetched, a power of two.
+    pub waiting: u32,
 }
 
 /// The step at which opening failed.
@@ -52,7 +55,7 @@ pub enum Step {
 pub struct Queue {
     number: u32,
     chunk: u32,
-    socket: Socket,
+    socket: Arc<Socket>,
     frames: Frames,
     zero_copy: bool,
     pieces: bool,
@@ -70,7 +73,7 @@ impl Queue {
         let chunk = if o.frame + KERNEL_HEADROOM <= 2048 { 2048 } else { 4096 };
         let memory: Arc<Region> = Arc::new(frames::memory(chunk).map_err(at(Step::Memory))?);
         socket.register(&memory, chunk).map_err(at(Step::Memory))?;
-        let rings = socket.rings(SIZES).map_err(at(Step::Memory))?;
+        let rings = socket.rings(Sizes { rx: o.waiting, ..SIZES }).map_err(at(Step::Memory))?;
         let pieces = bind(&socket, ifindex, queue, o, chunk).map_err(at(Step::Bind))?;
         if let Some(us) = o.busy_poll {
             socket.busy_poll(us.min(1_000_000) as i32, BURST as i32).map_err(at(Step::BusyPoll))?;
@@ -78,13 +81,18 @@ impl Queue {
         // as many packets as there are frames may be on their way to a slow receiver
         packet::set_buffers(socket.as_fd(), BUFFER);
         let zero_copy = socket.is_zero_copy().unwrap_or(false);
-        let frames = Frames::new(memory, rings, chunk);
-        Ok(Queue { number: queue, chunk, socket, frames, zero_copy, pieces, busy: o.busy_poll.is_some() })
+        let frames = Frames::new(memory, rings, chunk).map_err(at(Step::Memory))?;
+        let (socket, busy) = (Arc::new(socket), o.busy_poll.is_some());
+        Ok(Queue { number: queue, chunk, socket, frames, zero_copy, pieces, busy })
     }
 
     /// The socket.
-    pub fn socket(&self) -> &Socket {
+    pub fn socket(&self) -> &Arc<Socket> {
         &self.socket
+    }
+    /// What others receive from too.
+    pub fn source(&self) -> &Source {
+        self.frames.inbox.source()
     }
     /// Descriptor to wait on.
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -127,11 +135,11 @@ impl Queue {
         if self.frames.unsent() > 0 {
             self.transmit()?;
         }
-        if self.busy && !self.frames.has_received() {
+        if self.busy && self.frames.inbox.waiting() == 0 {
             self.call()?;
         }
-        self.frames.receive(slots, burst, bytes, what);
-        if self.frames.fill_wants_call() { self.call() } else { Ok(()) }
+        self.frames.inbox.receive(slots, burst, bytes, what);
+        if self.frames.inbox.wants_call() { self.call() } else { Ok(()) }
     }
 
     /// Lets the kernel look for packets.
@@ -139,10 +147,7 @@ impl Queue {
     /// # Errors
     /// The interface is down or gone.
     pub fn call(&self) -> Result<(), PortError> {
-        match self.socket.wake_rx() {
-            Ok(()) => Ok(()),
-            Err(e) => failed(&e),
-        }
+        call(&self.socket)
     }
 
     /// Puts a packet into the send ring; false when there is no room. Follow with [`Queue::transmit`].
@@ -190,6 +195,17 @@ impl Queue {
         }
         self.frames.reap();
         Ok(())
+    }
+}
+
+/// Lets the kernel look for packets of this socket's queue.
+///
+/// # Errors
+/// The interface is down or gone.
+pub fn call(socket: &Socket) -> Result<(), PortError> {
+    match socket.wake_rx() {
+        Ok(()) => Ok(()),
+        Err(e) => failed(&e),
     }
 }
 

@@ -1,0 +1,242 @@
+//! Sockets of other workers on a queue: each receives its own packets, whichever queue they come to.
+//!
+//! # Theory of operation
+//! A device deals packets out to its queues by a hash of its own, or by the processor that sends (veth), and a
+//! socket receives from the one queue it is bound to. With a socket for each queue half of the packets would come
+//! to another worker than their owner's and be handed over, which costs waking two workers for one packet. So
+//! the XDP program says whose a packet is ([`crate::io::steering`]), and each worker has a socket on each queue:
+//! on its own one with frames and all rings, on the others a *guest's*, which shares the frames of the queue and
+//! has nothing but a receive ring. Sending goes by the worker's own queue.
+//!
+//! In the map of sockets each queue has a place for each worker. The queue's own socket stands in all of them
+//! until a guest comes and when it goes, so that a packet always finds one; whoever gets a packet that is not
+//! his hands it over as before.
+//!
+//! Guests come where the program runs in the driver. At the entrance of the stack packets of one queue may be
+//! received on several processors at once, for which the kernel's locking of shared frames was made right only
+//! lately (Linux 6.15).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::filter::Filter;
+use super::frames::RECEIVE;
+use super::inbox::{Inbox, Source};
+use crate::io::BURST;
+use crate::io::sys::xsk::{Socket, Statistics};
+
+/// Packets that may wait for one of so many workers in a queue: who does not look leaves the others their frames.
+pub fn waiting(workers: u32) -> u32 {
+    (RECEIVE / workers.max(1).next_power_of_two()).max(BURST as u32)
+}
+
+/// A queue that may be received from.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Which opening of the queue it is.
+    opening: u64,
+    ifindex: u32,
+    queue: u32,
+    socket: Arc<Socket>,
+    source: Source,
+}
+
+/// The queues of one interface, which its ports share.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    open: Mutex<Vec<Host>>,
+    /// Counts what happens to them.
+    changes: AtomicU64,
+    /// Wake the workers when something does.
+    bells: Mutex<Vec<Arc<EventFd>>>,
+    /// What guests could not receive, by queue.
+    dropped: Mutex<Vec<(u32, u64)>>,
+}
+
+impl Hosts {
+    fn open(&self) -> MutexGuard<'_, Vec<Host>> {
+        // whole at every step
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Lets others receive from a queue.
+    pub fn publish(&self, ifindex: u32, queue: u32, socket: &Arc<Socket>, source: &Source) {
+        let (socket, source) = (socket.clone(), source.clone());
+        let mut open = self.open();
+        let opening = open.iter().map(|h| h.opening).max().unwrap_or(0).max(self.changes()) + 1;
+        open.retain(|h| h.queue != queue);
+        open.push(Host { opening, ifindex, queue, socket, source });
+        drop(open);
+        self.changed();
+    }
+    /// Queues that are about to be closed.
+    pub fn withdraw(&self, queues: &[u32]) {
+        self.open().retain(|h| !queues.contains(&h.queue));
+        self.changed();
+    }
+    fn changed(&self) {
+        self.changes.fetch_add(1, Relaxed);
+        for bell in self.bells.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            // one that has been rung already stays so
+            let _ = bell.write(1);
+        }
+    }
+    /// Changes with every queue that comes or goes.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+    fn others(&self, own: &[u32]) -> Vec<Host> {
+        self.open().iter().filter(|h| !own.contains(&h.queue)).cloned().collect()
+    }
+    fn find(&self, opening: u64) -> Option<Host> {
+        self.open().iter().find(|h| h.opening == opening).cloned()
+    }
+    /// What guests of a queue could not receive, as far as they have said.
+    pub fn dropped(&self, queue: u32) -> u64 {
+        let all = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|(q, _)| *q == queue).map(|(_, n)| n).sum()
+    }
+    fn drop_more(&self, queue: u32, more: u64) {
+        let mut all = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|(q, _)| *q == queue) {
+            Some((_, n)) => *n += more,
+            None => all.push((queue, more)),
+        }
+    }
+}
+
+/// A worker's socket on another worker's queue.
+#[derive(Debug)]
+pub struct Guest {
+    opening: u64,
+    queue: u32,
+    socket: Socket,
+    /// What it receives.
+    pub inbox: Inbox,
+    /// What it has said of its losses.
+    told: u64,
+}
+
+impl Guest {
+    fn open(host: &Host, workers: u32) -> io::Result<Guest> {
+        let socket = Socket::open()?;
+        let rx = socket.receive_ring(waiting(workers))?;
+        socket.bind_beside(host.ifindex, host.queue, &host.socket)?;
+        let inbox = Inbox::new(host.source.clone(), rx);
+        Ok(Guest { opening: host.opening, queue: host.queue, socket, inbox, told: 0 })
+    }
+    /// The socket.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+    /// Descriptor to wait on.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+    /// Packets that its receive ring had no place for. What found no frame or did not fit one is told to the queue.
+    pub fn full(&mut self, hosts: &Hosts) -> u64 {
+        let Statistics { dropped, ring_full, .. } = self.socket.statistics().unwrap_or_default();
+        hosts.drop_more(self.queue, dropped.saturating_sub(self.told));
+        self.told = self.told.max(dropped);
+        ring_full
+    }
+}
+
+/// A worker's sockets on the queues of the others.
+#[derive(Debug)]
+pub struct Guests {
+    hosts: Arc<Hosts>,
+    worker: u32,
+    /// Rings when a queue has come or gone.
+    bell: Arc<EventFd>,
+    /// [`Hosts::changes`] when last looked at.
+    seen: u64,
+    all: Vec<Guest>,
+    /// What those that are gone could not receive.
+    gone_full: u64,
+}
+
+impl Guests {
+    /// None so far.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn new(hosts: Arc<Hosts>, worker: u32) -> io::Result<Guests> {
+        let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        hosts.bells.lock().unwrap_or_else(PoisonError::into_inner).push(bell.clone());
+        Ok(Guests { hosts, worker, bell, seen: 0, all: Vec::new(), gone_full: 0 })
+    }
+    /// Descriptor to wait on, beside those of the sockets.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+    /// The queues.
+    pub fn hosts(&self) -> &Arc<Hosts> {
+        &self.hosts
+    }
+    /// The sockets.
+    pub fn all(&mut self) -> &mut [Guest] {
+        &mut self.all
+    }
+    /// Another queue has come or one has gone since the last look.
+    #[inline]
+    pub fn changed(&self) -> bool {
+        self.seen != self.hosts.changes()
+    }
+
+    /// Has a socket on each queue but `own`, and none on what is gone. Says whether there are other ones than before.
+    ///
+    /// # Errors
+    /// What the kernel said; those that are there stay.
+    pub fn follow(&mut self, filter: &Filter, own: &[u32]) -> io::Result<bool> {
+        let _ = self.bell.read();
+        self.seen = self.hosts.changes();
+        let open = self.hosts.others(own);
+        let before = self.all.len();
+        let mut kept = Vec::with_capacity(open.len());
+        for guest in std::mem::take(&mut self.all) {
+            if open.iter().any(|h| h.opening == guest.opening) {
+                kept.push(guest);
+            } else {
+                self.leave(filter, guest);
+            }
+        }
+        self.all = kept;
+        let mut other = self.all.len() != before;
+        for host in open {
+            if self.all.iter().any(|g| g.opening == host.opening) {
+                continue;
+            }
+            let guest = Guest::open(&host, filter.workers())?;
+            guest.socket.enter(filter.sockets(), filter.place(host.queue, self.worker))?;
+            self.all.push(guest);
+            other = true;
+        }
+        Ok(other)
+    }
+
+    /// Leaves all queues to those they belong to.
+    pub fn clear(&mut self, filter: &Filter) {
+        for guest in std::mem::take(&mut self.all) {
+            self.leave(filter, guest);
+        }
+    }
+
+    fn leave(&mut self, filter: &Filter, mut guest: Guest) {
+        self.gone_full += guest.full(&self.hosts);
+        // before its place is empty
+        if let Some(host) = self.hosts.find(guest.opening) {
+            let _ = host.socket.enter(filter.sockets(), filter.place(host.queue, self.worker));
+        }
+    }
+
+    /// Packets that receive rings had no place for.
+    pub fn full(&mut self) -> u64 {
+        let hosts = &self.hosts;
+        self.gone_full + self.all.iter_mut().map(|g| g.full(hosts)).sum::<u64>()
+    }
+}
