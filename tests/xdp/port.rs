@@ -333,10 +333,14 @@ fn each_worker_receives_its_own_packets_from_every_queue() {
             assert!(!readable(port));
         }
         receive(&mut two, "on a new interface");
-        // who is not there any more leaves his packets of this queue to the other one
-        let gone = two.pop().unwrap();
-        drop(gone);
+        // who is not there any more leaves his packets of this queue to the other one, and the frames of those that he
+        // had not read
         let (peer, _ear) = wire.peer();
+        from_all_processors(&peer, 1000..1400);
+        let gone = two.pop().unwrap();
+        bounce(&mut two[0], &mut SendReport::default());
+        assert_ne!(two[0].census()[0].receiving, 0, "frames that wait for the other one");
+        drop(gone);
         from_all_processors(&peer, 1000..1400);
         let got = client_ports(&bounce(&mut two[0], &mut SendReport::default()));
         let others = ports_of(1, &outline, 1000..1400);

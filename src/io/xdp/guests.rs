@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -28,6 +29,9 @@ use super::frames::RECEIVE;
 use super::inbox::{Inbox, Source};
 use crate::io::BURST;
 use crate::io::sys::xsk::{Socket, Statistics};
+
+/// Longer than the kernel takes to have everybody see a change.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// Packets that may wait for one of so many workers in a queue: who does not look leaves the others their frames.
 pub fn waiting(workers: u32) -> u32 {
@@ -53,8 +57,8 @@ pub struct Hosts {
     changes: AtomicU64,
     /// Wake the workers when something does.
     bells: Mutex<Vec<Arc<EventFd>>>,
-    /// What guests could not receive, by queue.
-    dropped: Mutex<Vec<(u32, u64)>>,
+    /// What guests could not receive, by opening.
+    dropped: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Hosts {
@@ -95,16 +99,22 @@ impl Hosts {
     fn find(&self, opening: u64) -> Option<Host> {
         self.open().iter().find(|h| h.opening == opening).cloned()
     }
-    /// What guests of a queue could not receive, as far as they have said.
+    /// What guests of a queue could not receive since it was opened, as far as they have said.
     pub fn dropped(&self, queue: u32) -> u64 {
+        let Some(opening) = self.open().iter().find(|h| h.queue == queue).map(|h| h.opening) else {
+            return 0;
+        };
         let all = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().filter(|(q, _)| *q == queue).map(|(_, n)| n).sum()
+        all.iter().find(|(o, _)| *o == opening).map_or(0, |(_, n)| *n)
     }
-    fn drop_more(&self, queue: u32, more: u64) {
+    fn drop_more(&self, opening: u64, more: u64) {
+        let open: Vec<u64> = self.open().iter().map(|h| h.opening).collect();
         let mut all = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.iter_mut().find(|(q, _)| *q == queue) {
+        all.retain(|(o, _)| open.contains(o));
+        match all.iter_mut().find(|(o, _)| *o == opening) {
             Some((_, n)) => *n += more,
-            None => all.push((queue, more)),
+            None if open.contains(&opening) => all.push((opening, more)),
+            None => {}
         }
     }
 }
@@ -113,7 +123,6 @@ impl Hosts {
 #[derive(Debug)]
 pub struct Guest {
     opening: u64,
-    queue: u32,
     socket: Socket,
     /// What it receives.
     pub inbox: Inbox,
@@ -127,7 +136,7 @@ impl Guest {
         let rx = socket.receive_ring(waiting(workers))?;
         socket.bind_beside(host.ifindex, host.queue, &host.socket)?;
         let inbox = Inbox::new(host.source.clone(), rx);
-        Ok(Guest { opening: host.opening, queue: host.queue, socket, inbox, told: 0 })
+        Ok(Guest { opening: host.opening, socket, inbox, told: 0 })
     }
     /// The socket.
     pub fn socket(&self) -> &Socket {
@@ -140,7 +149,7 @@ impl Guest {
     /// Packets that its receive ring had no place for. What found no frame or did not fit one is told to the queue.
     pub fn full(&mut self, hosts: &Hosts) -> u64 {
         let Statistics { dropped, ring_full, .. } = self.socket.statistics().unwrap_or_default();
-        hosts.drop_more(self.queue, dropped.saturating_sub(self.told));
+        hosts.drop_more(self.opening, dropped.saturating_sub(self.told));
         self.told = self.told.max(dropped);
         ring_full
     }
@@ -197,15 +206,15 @@ impl Guests {
         self.seen = self.hosts.changes();
         let open = self.hosts.others(own);
         let before = self.all.len();
-        let mut kept = Vec::with_capacity(open.len());
-        for guest in std::mem::take(&mut self.all) {
-            if open.iter().any(|h| h.opening == guest.opening) {
-                kept.push(guest);
-            } else {
-                self.leave(filter, guest);
-            }
-        }
-        self.all = kept;
+        let hosts = &self.hosts;
+        let mut full = 0;
+        // what is gone has taken its frames along
+        self.all.retain_mut(|guest| {
+            let stays = open.iter().any(|h| h.opening == guest.opening);
+            full += if stays { 0 } else { guest.full(hosts) };
+            stays
+        });
+        self.gone_full += full;
         let mut other = self.all.len() != before;
         for host in open {
             if self.all.iter().any(|g| g.opening == host.opening) {
@@ -219,18 +228,23 @@ impl Guests {
         Ok(other)
     }
 
-    /// Leaves all queues to those they belong to.
+    /// Leaves all queues to those they belong to, and the frames with them. Not for the packet path: it waits until
+    /// the kernel knows.
     pub fn clear(&mut self, filter: &Filter) {
-        for guest in std::mem::take(&mut self.all) {
-            self.leave(filter, guest);
+        let mut guests = std::mem::take(&mut self.all);
+        let mut leaves = false;
+        for guest in &guests {
+            if let Some(host) = self.hosts.find(guest.opening) {
+                let place = filter.place(host.queue, self.worker);
+                leaves |= host.socket.enter(filter.sockets(), place).is_ok();
+            }
         }
-    }
-
-    fn leave(&mut self, filter: &Filter, mut guest: Guest) {
-        self.gone_full += guest.full(&self.hosts);
-        // before its place is empty
-        if let Some(host) = self.hosts.find(guest.opening) {
-            let _ = host.socket.enter(filter.sockets(), filter.place(host.queue, self.worker));
+        if leaves {
+            // a packet that is on its way to the guest has arrived by then
+            std::thread::sleep(MOMENT);
+        }
+        for guest in &mut guests {
+            self.gone_full += u64::from(guest.inbox.leave()) + guest.full(&self.hosts);
         }
     }
 

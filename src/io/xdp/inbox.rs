@@ -90,6 +90,19 @@ impl Inbox {
         self.give_back();
     }
 
+    /// Gives the frames of all packets that wait back, unread. Says how many pieces it were.
+    pub fn leave(&mut self) -> u32 {
+        let mut pieces = 0;
+        while let Some(piece) = self.rx.pop() {
+            self.free(piece.addr);
+            pieces += 1;
+        }
+        self.rx.release();
+        let mut fill = self.source.fill.lock().unwrap_or_else(PoisonError::into_inner);
+        put_back(&mut fill, &mut self.freed, &mut self.lost);
+        pieces
+    }
+
     /// Copies a packet, which may lie in several frames; `None` when it does not fit.
     #[inline]
     fn gather(&mut self, first: Desc, slot: &mut [u8]) -> Option<usize> {
@@ -130,13 +143,7 @@ impl Inbox {
             // others hold it for a burst at most
             Err(TryLockError::WouldBlock) => self.source.fill.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        for frame in self.freed.drain(..) {
-            // there are no more frames than places
-            if !fill.push(frame) {
-                self.lost += 1;
-            }
-        }
-        fill.publish();
+        put_back(&mut fill, &mut self.freed, &mut self.lost);
         self.wants_call = fill.wants_call();
     }
 
@@ -160,4 +167,14 @@ impl Inbox {
     pub fn wants_call(&self) -> bool {
         self.wants_call
     }
+}
+
+fn put_back(fill: &mut Producer<u64>, freed: &mut Vec<u64>, lost: &mut u32) {
+    for frame in freed.drain(..) {
+        // there are no more frames than places
+        if !fill.push(frame) {
+            *lost += 1;
+        }
+    }
+    fill.publish();
 }
