@@ -13,6 +13,8 @@
 use std::collections::TryReserveError;
 use std::hint::select_unpredictable;
 
+use prefetch_index::prefetch_index;
+
 /// The index.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -73,10 +75,10 @@ impl Index {
     fn home(&self, half: u32) -> usize {
         half as usize & self.mask
     }
-    /// Reads the cell where a search for this hash begins. For the memory it touches; the value says little.
-    #[inline]
-    pub fn read(&self, hash: u64) -> u64 {
-        self.cells[self.home(half(hash))]
+    /// Has the cell where a search begins brought into the cache, without waiting for it.
+    #[inline(always)]
+    pub fn fetch(&self, hash: u64) {
+        prefetch_index(&*self.cells, self.home(half(hash)));
     }
     /// The entry in one of the two cells where a search for this hash begins, if it has the same half of the
     /// hash. In which of them a key lies no processor foresees, so that this is no branch.

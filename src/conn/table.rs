@@ -16,6 +16,8 @@ mod part;
 
 use std::sync::Mutex;
 
+use prefetch_index::prefetch_index;
+
 pub use super::connection::{Conn, NewConn, Side, flag};
 use super::index::{Index, NoGap};
 use super::key::{Addr, Tuple};
@@ -82,6 +84,8 @@ pub struct Table<A> {
     missed: (u64, Option<Tuple<A>>),
     /// Connections hidden by younger ones, the latest last.
     hidden: Vec<u32>,
+    /// There was a connection in mode FULLNAT.
+    fullnat: bool,
     /// In a part ([`Table::part`]): the tuples that were looked for.
     sought: Option<Box<Mutex<Vec<Tuple<A>>>>>,
 }
@@ -109,6 +113,7 @@ impl<A: Addr> Table<A> {
             cursor: Tick::of(now).bucket(),
             missed: (0, None),
             hidden: Vec::new(),
+            fullnat: false,
             sought: None,
         })
     }
@@ -186,10 +191,30 @@ impl<A: Addr> Table<A> {
             && c.proto == proto
             && c.flags & flag::LIVE != 0
     }
-    /// Reads the memory [`Table::find`] reads first, so that many such reads wait together.
-    #[inline]
-    pub fn read_cell(&self, hash: u64) -> u64 {
-        self.index.read(hash)
+    /// Has the memory that [`Table::guess`] reads brought into the cache, without waiting for it.
+    #[inline(always)]
+    pub fn fetch_cell(&self, hash: u64) {
+        self.index.fetch(hash);
+    }
+    /// Has the first line of a slot brought into the cache; `NIL` is as good as nothing.
+    #[inline(always)]
+    fn fetch_slot(&self, slot: u32) {
+        prefetch_index(&*self.slots, slot as usize);
+    }
+    /// Has the connection there brought into the cache, without waiting for it: of an IPv6 one the second line too,
+    /// where it may be needed.
+    #[inline(always)]
+    pub fn fetch_conn(&self, entry: Entry) {
+        self.fetch_slot(entry.0 >> 1);
+        if size_of::<Conn<A>>() > 64 && (self.fullnat || side_of(entry.0) == Side::Real) {
+            self.fetch_rest(entry.0 >> 1);
+        }
+    }
+    #[inline(always)]
+    fn fetch_rest(&self, slot: u32) {
+        if let Some(c) = self.slots.get(slot as usize) {
+            prefetch_index(std::slice::from_ref(&c.local), 0);
+        }
     }
     /// Where [`Table::find`] will most likely find a connection.
     #[inline(always)]
@@ -202,14 +227,6 @@ impl<A: Addr> Table<A> {
     #[inline(never)]
     fn guess_on(&self, hash: u64) -> Entry {
         self.index.find(hash, |_| true).map_or(Entry::NONE, Entry)
-    }
-    /// Reads the connection there, see [`Table::read_cell`].
-    #[inline(always)]
-    pub fn read_conn(&self, entry: Entry) -> u64 {
-        let Some(c) = self.slots.get((entry.0 >> 1) as usize) else { return 0 };
-        // the second line of an IPv6 connection where it is needed, which is mostly as with the one before
-        let second = side_of(entry.0) == Side::Real || c.flags & flag::FULLNAT != 0;
-        u64::from(c.flags) << 1 | u64::from(second && c.real == c.virt)
     }
     /// Same as [`Table::find`] where the hash is not needed again.
     pub fn lookup(&self, tuple: &Tuple<A>) -> Option<(u32, Side)> {
@@ -288,6 +305,7 @@ impl<A: Addr> Table<A> {
         let deadline = now.after(timeout);
         conn.deadline = deadline;
         conn.flags |= flag::LIVE;
+        self.fullnat |= conn.flags & flag::FULLNAT != 0;
         let client = conn.client_key();
         self.seek(&client);
         let slot = if self.free == NIL { self.slots.len() as u32 } else { self.free };
@@ -431,6 +449,11 @@ impl<A: Addr> Table<A> {
             }
             *budget -= 1;
             let c = &self.slots[head as usize];
+            // it is looked at next
+            self.fetch_slot(c.next);
+            if size_of::<Conn<A>>() > 64 {
+                self.fetch_rest(c.next);
+            }
             if tick.until(c.deadline) <= 0 {
                 return Some(head);
             }
@@ -495,6 +518,8 @@ impl<A: Addr> Table<A> {
         *place = *conn;
         place.age = age;
         self.free = free;
+        // it is taken next
+        self.fetch_slot(free);
     }
     fn remove_key(&mut self, tuple: &Tuple<A>, entry: u32) {
         let hash = self.hash(tuple);

@@ -2,18 +2,17 @@
 //!
 //! # Theory of operation
 //! With a million flows the connection of nearly every packet has to come from memory: first the cell of
-//! the index, then the connection, one wait after the other. So a burst is gone through four times: look
-//! at all frames and hash their tuples, read all cells, read all connections, and only then decide, packet
-//! by packet. Reads that do not depend on one another wait together. With few connections the waits are
-//! short, but the processor looks ahead no further than one packet, so they are read ahead too.
+//! the index, then the connection, one wait after the other. So a burst is gone through three times: look
+//! at all frames, hash their tuples and ask for the cells; read the cells and ask for the connections; and only
+//! then decide, packet by packet. What is asked for is on its way while the next frames are looked at, so hardly
+//! anything is waited for. With few connections the waits are short, but the processor looks ahead no further than
+//! one packet, so it is told, too.
 //!
 //! What is read ahead is a guess. An earlier packet of the burst may open or close connections, so the
 //! decision checks that the connection named still is the packet's, and otherwise looks it up anew.
 //!
 //! The first look knows ordinary frames only ([`crate::wire::plain`]); they take the express lane where the
 //! rest is ordinary too. All other frames are parsed, and wait for the decision as [`Sight`]s.
-
-use std::hint::black_box;
 
 use super::family::IpFamily;
 use super::input::Arrival;
@@ -31,9 +30,6 @@ use crate::wire::{Family, Link, Meta, Parsed, parse};
 
 /// Most packets gone through together: their headers and connections stay in the first-level cache.
 pub(super) const WAVE: usize = 64;
-/// With fewer connections than this the index is in the second-level cache: nothing is won by reading the cells
-/// before the connections.
-const FEW: usize = if cfg!(test) { 1 } else { 2048 };
 
 /// What is the same for all packets of a burst.
 #[derive(Clone, Copy, Debug)]
@@ -236,10 +232,14 @@ impl Core {
         let sort = turn.station.filter(|_| whole).and_then(|to| plain::sort(frame, to));
         let plain = match sort {
             Some(Plain::Goes(Family::V4)) => plain::read4(frame).map(|(proto, ends, _)| {
-                Look::new(self.tables.v4.hash_ends(proto, ends), Kind::Plain4, Some(Family::V4))
+                let hash = self.tables.v4.hash_ends(proto, ends);
+                self.tables.v4.fetch_cell(hash);
+                Look::new(hash, Kind::Plain4, Some(Family::V4))
             }),
             Some(Plain::Goes(Family::V6)) => plain::read6(frame).map(|(proto, ends, _)| {
-                Look::new(self.tables.v6.hash_ends(proto, ends), Kind::Plain6, Some(Family::V6))
+                let hash = self.tables.v6.hash_ends(proto, ends);
+                self.tables.v6.fetch_cell(hash);
+                Look::new(hash, Kind::Plain6, Some(Family::V6))
             }),
             Some(Plain::Begins(family)) => Some(self.look_at_syn(turn, i, frame, family)),
             None => None,
@@ -264,7 +264,18 @@ impl Core {
             return self.look_closer(turn, i, frame);
         };
         *place = Sight { found: Ok(Parsed::Ip(meta)), group: false, hash, plain: true };
+        self.fetch_cell(Some(family), hash);
         Look::new(hash, Kind::Begins, Some(family))
+    }
+
+    /// Has the cell of the index brought into the cache where a search for this hash begins.
+    #[inline]
+    pub(super) fn fetch_cell(&self, family: Option<Family>, hash: u64) {
+        match family {
+            Some(Family::V4) => self.tables.v4.fetch_cell(hash),
+            Some(Family::V6) => self.tables.v6.fetch_cell(hash),
+            None => {}
+        }
     }
 
     #[inline(never)]
@@ -273,6 +284,7 @@ impl Core {
         if let Some(place) = self.sights.get_mut(i) {
             *place = sight;
         }
+        self.fetch_cell(sight.family(), sight.hash);
         Look::new(sight.hash, Kind::Other, sight.family())
     }
 
@@ -326,7 +338,8 @@ impl Core {
         verdict
     }
 
-    /// Has the memory that deciding about these packets will read brought into the cache.
+    /// Has the connections of these packets brought into the cache; the cells of the index were asked for at the
+    /// first look.
     #[inline]
     fn read_ahead(&mut self, looks: &mut [Look]) {
         self.read_ahead_of::<u32>(looks);
@@ -340,19 +353,11 @@ impl Core {
             return;
         }
         let family = Some(<A as Addr>::FAMILY);
-        let mut sum = 0;
-        if table.len() >= FEW {
-            for look in looks.iter().filter(|look| look.family == family) {
-                sum ^= table.read_cell(look.hash);
-            }
-            black_box(sum);
-        }
         // what begins is of no connection yet
         for look in looks.iter_mut().filter(|look| look.family == family && look.kind != Kind::Begins) {
             look.entry = table.guess(look.hash);
-            sum ^= table.read_conn(look.entry);
+            table.fetch_conn(look.entry);
         }
-        black_box(sum);
     }
 }
 

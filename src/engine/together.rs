@@ -2,10 +2,9 @@
 //!
 //! # Theory of operation
 //! The reply's key of a NAT or FULLNAT connection may lie anywhere in the index, and where is not known
-//! before the server is: nothing could be read ahead, and the wait for that one cell was half of what a new
-//! connection cost. So each SYN is scheduled in its turn, and the few that follow one another in a burst
-//! are opened after that, all their cells read first. Reads that do not depend on one another wait
-//! together. What their SYN does to them is known when they are planned: they are written once, as they are
+//! before the server is: nothing could be fetched ahead, and the wait for that one cell was half of what a new
+//! connection cost. So each SYN is scheduled in its turn and its cell asked for, and the few that follow one
+//! another in a burst are opened after that. What their SYN does to them is known when they are planned: they are written once, as they are
 //! after it.
 //!
 //! Servers count a connection as soon as it is scheduled, so the next one is scheduled as if it were open;
@@ -20,7 +19,6 @@
 //! same answers for the next one, so the latest is remembered ([`Latest`]) and an ordinary SYN to it is asked
 //! about its source only.
 
-use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -294,6 +292,7 @@ impl Core {
     #[inline]
     fn wait<A: IpFamily>(&mut self, waiting: (usize, u64), to: (&Dest, usize), draft: &Draft<A>) {
         to.0.bind(draft.state.active());
+        A::table(&mut self.tables).fetch_cell(draft.second);
         self.together.hashes |= 1 << (waiting.1 % 64);
         let planned = &mut self.together.planned;
         planned.push(draft.planned(waiting, to));
@@ -347,11 +346,6 @@ impl Core {
         }
         let planned = std::mem::take(&mut self.together.planned);
         self.together.hashes = 0;
-        let cell = |p: &Planned| match self.sights.get(p.place).and_then(Sight::family) {
-            Some(Family::V6) => self.tables.v6.read_cell(p.hashes[1]),
-            _ => self.tables.v4.read_cell(p.hashes[1]),
-        };
-        black_box(planned.iter().fold(0, |sum, p| sum ^ cell(p)));
         for p in &planned {
             let (Some(pkt), Some(verdict)) = (burst.get_mut(p.place), verdicts.get_mut(p.place)) else {
                 continue;
