@@ -201,13 +201,17 @@ impl<A: Addr> Table<A> {
     fn fetch_slot(&self, slot: u32) {
         prefetch_index(&*self.slots, slot as usize);
     }
-    /// Has the connection there brought into the cache, without waiting for it: of an IPv6 one the second line too,
-    /// where it may be needed.
+    /// Has the connection there brought into the cache, without waiting for it: of an IPv6 one the first line.
     #[inline(always)]
     pub fn fetch_conn(&self, entry: Entry) {
         self.fetch_slot(entry.0 >> 1);
-        if size_of::<Conn<A>>() > 64 && (self.fullnat || side_of(entry.0) == Side::Real) {
-            self.fetch_rest(entry.0 >> 1);
+    }
+    /// Reads the second line of an IPv6 connection where it may be needed.
+    #[inline(always)]
+    pub fn read_rest(&self, entry: Entry) -> u32 {
+        match self.slots.get((entry.0 >> 1) as usize) {
+            Some(c) if self.fullnat || side_of(entry.0) == Side::Real => c.age,
+            _ => 0,
         }
     }
     #[inline(always)]
