@@ -133,6 +133,8 @@ fn every_frame(mode: XdpMode, how: &str) {
         assert_eq!(port.how(), how);
         let (peer, ear) = wire.peer();
         let mut sent = SendReport::default();
+        bounce(&mut port, &mut sent);
+        assert!(!readable(&port), "nobody is woken for nothing");
         let mut total = 0;
         // more than there are frames for sending, and more than there are for receiving
         for (n, len) in [(1, 18), (100, 18), (1500, 100), (500, 1472)] {

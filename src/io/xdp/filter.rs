@@ -66,6 +66,8 @@ struct State {
     outline: Option<Outline>,
     /// It does so already, by this or an earlier one.
     steers: bool,
+    /// The log says already that it does not.
+    told: bool,
     /// A thread loads a program; it looks for another outline before it ends.
     loading: bool,
 }
@@ -116,6 +118,7 @@ impl Filter {
             entries: Entries::default(),
             outline: None,
             steers: false,
+            told: false,
             loading: false,
         };
         let (interface, state) = (interface.to_owned(), Mutex::new(state));
@@ -236,6 +239,7 @@ impl Filter {
             });
             match replaced {
                 Ok(()) => state.steers = true,
+                Err(_) if std::mem::replace(&mut state.told, true) => {}
                 Err(error) => {
                     warn!(interface = %self.interface, %error, "XDP goes on to deal packets out as before: some are handed over between workers");
                 }

@@ -31,7 +31,7 @@ use crate::io::BURST;
 use crate::io::sys::xsk::{Socket, Statistics};
 
 /// Longer than the kernel takes to have everybody see a change.
-const MOMENT: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Packets that may wait for one of so many workers in a queue: who does not look leaves the others their frames.
 pub fn waiting(workers: u32) -> u32 {
@@ -197,13 +197,17 @@ impl Guests {
         self.seen != self.hosts.changes()
     }
 
+    /// Takes note of what has happened to the queues until now; the bell is silent again.
+    pub fn look(&mut self) {
+        let _ = self.bell.read();
+        self.seen = self.hosts.changes();
+    }
+
     /// Has a socket on each queue but `own`, and none on what is gone. Says whether there are other ones than before.
     ///
     /// # Errors
     /// What the kernel said; those that are there stay.
     pub fn follow(&mut self, filter: &Filter, own: &[u32]) -> io::Result<bool> {
-        let _ = self.bell.read();
-        self.seen = self.hosts.changes();
         let open = self.hosts.others(own);
         let before = self.all.len();
         let hosts = &self.hosts;

@@ -207,6 +207,7 @@ impl XdpPort {
 
     /// Has sockets on the queues of the others, as they come and go.
     fn follow(&mut self) {
+        self.guests.look();
         // a queue that is polled is polled by the worker it belongs to
         if self.filter.workers() < 2 || self.attach != Attach::Native || self.config.busy_poll.is_some() {
             return;
