@@ -272,7 +272,11 @@ fn readable(port: &XdpPort) -> bool {
 
 /// Workers live where their ports are.
 fn steer(wire: &Wire, ports: &mut [XdpPort], outline: &Outline) {
-    wire.near.run(|| Ok(ports.iter_mut().for_each(|port| port.steer(outline)))).unwrap();
+    let steer = || {
+        ports.iter_mut().for_each(|port| port.steer(outline));
+        Ok(())
+    };
+    wire.near.run(steer).unwrap();
 }
 
 /// Sends from each processor in turn, which chooses the queue of a veth.
