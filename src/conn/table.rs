@@ -84,8 +84,9 @@ pub struct Table<A> {
     missed: (u64, Option<Tuple<A>>),
     /// Connections hidden by younger ones, the latest last.
     hidden: Vec<u32>,
-    /// There was a connection in mode FULLNAT.
+    /// There was a connection in mode FULLNAT, and one whose replies pass here.
     fullnat: bool,
+    replies: bool,
     /// In a part ([`Table::part`]): the tuples that were looked for.
     sought: Option<Box<Mutex<Vec<Tuple<A>>>>>,
 }
@@ -114,6 +115,7 @@ impl<A: Addr> Table<A> {
             missed: (0, None),
             hidden: Vec::new(),
             fullnat: false,
+            replies: false,
             sought: None,
         })
     }
@@ -205,6 +207,11 @@ impl<A: Addr> Table<A> {
     #[inline(always)]
     pub fn fetch_conn(&self, entry: Entry) {
         self.fetch_slot(entry.0 >> 1);
+    }
+    /// There may be packets that need more than the first line of an IPv6 connection.
+    #[inline]
+    pub fn needs_rest(&self) -> bool {
+        size_of::<Conn<A>>() > 64 && self.replies
     }
     /// Reads the second line of an IPv6 connection where it may be needed.
     #[inline(always)]
@@ -310,6 +317,7 @@ impl<A: Addr> Table<A> {
         conn.deadline = deadline;
         conn.flags |= flag::LIVE;
         self.fullnat |= conn.flags & flag::FULLNAT != 0;
+        self.replies |= conn.two_keys();
         let client = conn.client_key();
         self.seek(&client);
         let slot = if self.free == NIL { self.slots.len() as u32 } else { self.free };

@@ -361,7 +361,7 @@ impl Core {
             table.fetch_conn(look.entry);
         }
         // second lines are read: asking for them as well takes longer than to wait for all of them together
-        if <A as Addr>::FAMILY == Family::V6 {
+        if table.needs_rest() {
             let mut sum = 0;
             for look in looks.iter().filter(|look| look.family == family && look.kind != Kind::Begins) {
                 sum ^= table.read_rest(look.entry);
