@@ -28,6 +28,7 @@ use super::filter::Filter;
 use super::frames::RECEIVE;
 use super::inbox::{Inbox, Source};
 use crate::io::BURST;
+use crate::io::error::{Meaning, meaning};
 use crate::io::sys::xsk::{Socket, Statistics};
 
 /// Longer than the kernel takes to have everybody see a change.
@@ -224,7 +225,12 @@ impl Guests {
             if self.all.iter().any(|g| g.opening == host.opening) {
                 continue;
             }
-            let guest = Guest::open(&host, filter.workers())?;
+            let guest = match Guest::open(&host, filter.workers()) {
+                Ok(guest) => guest,
+                // its worker has not noticed yet; the bell rings when it opens the queue anew
+                Err(e) if is_gone(&e) => continue,
+                Err(e) => return Err(e),
+            };
             guest.socket.enter(filter.sockets(), filter.place(host.queue, self.worker))?;
             self.all.push(guest);
             other = true;
@@ -256,4 +262,11 @@ impl Guests {
         let hosts = &self.hosts;
         self.gone_full + self.all.iter_mut().map(|g| g.full(hosts)).sum::<u64>()
     }
+}
+
+/// The interface has gone or is down.
+fn is_gone(e: &io::Error) -> bool {
+    let errno = e.raw_os_error().unwrap_or(libc::EINVAL);
+    // EBADF: the socket beside which this one is to be bound is not bound any more
+    errno == libc::EBADF || matches!(meaning(errno), Meaning::Gone | Meaning::Down)
 }
