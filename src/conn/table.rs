@@ -11,12 +11,13 @@
 //! Invariants (walked by [`Table::check`] in tests): the index has exactly the keys of all live
 //! connections; every live connection hangs in the bucket of its `armed` tick or is being handed out.
 
+mod ahead;
 mod hidden;
 mod part;
 
 use std::sync::Mutex;
 
-use prefetch_index::prefetch_index;
+pub use ahead::Entry;
 
 pub use super::connection::{Conn, NewConn, Side, flag};
 use super::index::{Index, NoGap};
@@ -59,15 +60,6 @@ pub struct ConnId {
     pub age: u32,
 }
 
-/// A place in the table that the index named: slot and side. Good for a guess only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry(u32);
-
-impl Entry {
-    /// No place: there are never so many slots.
-    pub const NONE: Entry = Entry(u32::MAX);
-}
-
 /// The table.
 #[derive(Debug)]
 pub struct Table<A> {
@@ -84,8 +76,9 @@ pub struct Table<A> {
     missed: (u64, Option<Tuple<A>>),
     /// Connections hidden by younger ones, the latest last.
     hidden: Vec<u32>,
-    /// There was a connection in mode FULLNAT, and one whose replies pass here.
+    /// There was a connection in mode FULLNAT.
     fullnat: bool,
+    /// There was one whose replies pass here.
     replies: bool,
     /// In a part ([`Table::part`]): the tuples that were looked for.
     sought: Option<Box<Mutex<Vec<Tuple<A>>>>>,
@@ -192,52 +185,6 @@ impl<A: Addr> Table<A> {
             && A::same(known.addresses, ends.addresses)
             && c.proto == proto
             && c.flags & flag::LIVE != 0
-    }
-    /// Has the memory that [`Table::guess`] reads brought into the cache, without waiting for it.
-    #[inline(always)]
-    pub fn fetch_cell(&self, hash: u64) {
-        self.index.fetch(hash);
-    }
-    /// Has the first line of a slot brought into the cache; `NIL` is as good as nothing.
-    #[inline(always)]
-    fn fetch_slot(&self, slot: u32) {
-        prefetch_index(&*self.slots, slot as usize);
-    }
-    /// Has the connection there brought into the cache, without waiting for it: of an IPv6 one the first line.
-    #[inline(always)]
-    pub fn fetch_conn(&self, entry: Entry) {
-        self.fetch_slot(entry.0 >> 1);
-    }
-    /// There may be packets that need more than the first line of an IPv6 connection.
-    #[inline]
-    pub fn needs_rest(&self) -> bool {
-        size_of::<Conn<A>>() > 64 && self.replies
-    }
-    /// Reads the second line of an IPv6 connection where it may be needed.
-    #[inline(always)]
-    pub fn read_rest(&self, entry: Entry) -> u32 {
-        match self.slots.get((entry.0 >> 1) as usize) {
-            Some(c) if self.fullnat || side_of(entry.0) == Side::Real => c.age,
-            _ => 0,
-        }
-    }
-    #[inline(always)]
-    fn fetch_rest(&self, slot: u32) {
-        if let Some(c) = self.slots.get(slot as usize) {
-            prefetch_index(std::slice::from_ref(&c.local), 0);
-        }
-    }
-    /// Where [`Table::find`] will most likely find a connection.
-    #[inline(always)]
-    pub fn guess(&self, hash: u64) -> Entry {
-        match self.index.near(hash) {
-            Some(entry) => Entry(entry),
-            None => self.guess_on(hash),
-        }
-    }
-    #[inline(never)]
-    fn guess_on(&self, hash: u64) -> Entry {
-        self.index.find(hash, |_| true).map_or(Entry::NONE, Entry)
     }
     /// Same as [`Table::find`] where the hash is not needed again.
     pub fn lookup(&self, tuple: &Tuple<A>) -> Option<(u32, Side)> {
@@ -462,10 +409,7 @@ impl<A: Addr> Table<A> {
             *budget -= 1;
             let c = &self.slots[head as usize];
             // it is looked at next
-            self.fetch_slot(c.next);
-            if size_of::<Conn<A>>() > 64 {
-                self.fetch_rest(c.next);
-            }
+            self.fetch_all(c.next);
             if tick.until(c.deadline) <= 0 {
                 return Some(head);
             }

@@ -4,8 +4,8 @@
 //! The reply's key of a NAT or FULLNAT connection may lie anywhere in the index, and where is not known
 //! before the server is: nothing could be fetched ahead, and the wait for that one cell was half of what a new
 //! connection cost. So each SYN is scheduled in its turn and its cell asked for, and the few that follow one
-//! another in a burst are opened after that. What their SYN does to them is known when they are planned: they are written once, as they are
-//! after it.
+//! another in a burst are opened after that. What their SYN does to them is known when they are planned: they
+//! are written once, as they are after it.
 //!
 //! Servers count a connection as soon as it is scheduled, so the next one is scheduled as if it were open;
 //! other packets that go the long way, a SYN on the same tuple or on one that has a connection, and one that
@@ -146,8 +146,7 @@ impl Core {
         let planned = &self.together.planned;
         let free = waits && !planned.is_full() && !self.together.has(look.hash);
         // what is planned may close what has the tuple at hand, or what kept the table full
-        let closes = |core: &mut Core| core.is_full(snap) || core.knows((place, look), burst);
-        if !free || !planned.is_empty() && closes(self) {
+        if !free || !planned.is_empty() && (self.is_full(snap) || self.knows((place, look), burst)) {
             self.open_planned(snap, turn, burst, verdicts, out);
         }
         self.together.now = (waits && burst.len() > 1).then_some((place, look.hash));
@@ -155,7 +154,7 @@ impl Core {
 
     /// Has the packet a connection already?
     #[inline]
-    fn knows(&mut self, (place, look): (usize, &Look), burst: &[PacketBuf<'_>]) -> bool {
+    fn knows(&self, (place, look): (usize, &Look), burst: &[PacketBuf<'_>]) -> bool {
         let (Some(sight), Some(pkt)) = (self.sights.get(place), burst.get(place)) else { return false };
         let Ok(Parsed::Ip(meta)) = &sight.found else { return false };
         match meta.family {

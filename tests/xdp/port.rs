@@ -16,7 +16,7 @@ use softlvs::io::sys::ns::NetNs;
 use softlvs::io::sys::raw::{Capture, Injector};
 use softlvs::io::xdp::frames::{RECEIVE, SEND};
 use softlvs::io::xdp::{XdpConfig, XdpMode, XdpPort};
-use softlvs::io::{Burst, MacChoice, OpenError, Port, SendReport, Slots};
+use softlvs::io::{BURST, Burst, MacChoice, OpenError, Port, SendReport, Slots};
 
 use crate::with_bpf;
 
@@ -352,6 +352,31 @@ fn each_worker_receives_its_own_packets_from_every_queue() {
         let others = ports_of(1, &outline, 1000..1400);
         assert!(got.iter().any(|port| others.contains(port)), "{got:?}");
         at_rest(&two[0]);
+    });
+}
+
+#[test]
+fn packets_of_a_worker_in_one_queue_do_not_keep_it_from_those_in_the_other() {
+    with_bpf(|| {
+        let wire = Wire::new(2);
+        let mut two = wire.ports(XdpMode::Native, 2);
+        steer(&wire, &mut two, &outline());
+        let (peer, _ear) = wire.peer();
+        from_all_processors(&peer, 1000..1800);
+        let port = &mut two[0];
+        let waiting = |port: &XdpPort| port.census()[0].rx as usize;
+        let before = waiting(port);
+        assert!(before > 2 * BURST, "{before} wait in its own queue");
+        let mut slots = Slots::for_burst();
+        let (mut got, mut of_guests) = (0, 0);
+        for _ in 0..2 {
+            let (mut iter, mut burst) = (slots.iter(), Burst::new());
+            let left = waiting(port);
+            port.recv_burst(&mut iter, &mut burst).unwrap();
+            got += burst.len();
+            of_guests += burst.len() - (left - waiting(port));
+        }
+        assert_eq!((got, of_guests), (2 * BURST, BURST), "one burst of each");
     });
 }
 

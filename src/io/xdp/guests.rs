@@ -27,9 +27,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::filter::Filter;
 use super::frames::RECEIVE;
 use super::inbox::{Inbox, Source};
-use crate::io::BURST;
+use super::queue;
+use crate::buf::Offload;
 use crate::io::error::{Meaning, meaning};
 use crate::io::sys::xsk::{Socket, Statistics};
+use crate::io::{BURST, Burst, PortError, SlotIter};
 
 /// Longer than the kernel takes to have everybody see a change.
 const MOMENT: Duration = Duration::from_millis(1);
@@ -48,38 +50,46 @@ pub struct Host {
     queue: u32,
     socket: Arc<Socket>,
     source: Source,
+    /// What guests could not receive, as far as they have said.
+    dropped: u64,
 }
 
 /// The queues of one interface, which its ports share.
 #[derive(Debug, Default)]
 pub struct Hosts {
-    open: Mutex<Vec<Host>>,
+    queues: Mutex<Queues>,
     /// Counts what happens to them.
     changes: AtomicU64,
     /// Wake the workers when something does.
     bells: Mutex<Vec<Arc<EventFd>>>,
-    /// What guests could not receive, by opening.
-    dropped: Mutex<Vec<(u64, u64)>>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    open: Vec<Host>,
+    /// How many were opened so far.
+    openings: u64,
 }
 
 impl Hosts {
-    fn open(&self) -> MutexGuard<'_, Vec<Host>> {
+    fn queues(&self) -> MutexGuard<'_, Queues> {
         // whole at every step
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Lets others receive from a queue.
     pub fn publish(&self, ifindex: u32, queue: u32, socket: &Arc<Socket>, source: &Source) {
         let (socket, source) = (socket.clone(), source.clone());
-        let mut open = self.open();
-        let opening = open.iter().map(|h| h.opening).max().unwrap_or(0).max(self.changes()) + 1;
-        open.retain(|h| h.queue != queue);
-        open.push(Host { opening, ifindex, queue, socket, source });
-        drop(open);
+        let mut queues = self.queues();
+        queues.openings += 1;
+        let opening = queues.openings;
+        queues.open.retain(|h| h.queue != queue);
+        queues.open.push(Host { opening, ifindex, queue, socket, source, dropped: 0 });
+        drop(queues);
         self.changed();
     }
     /// Queues that are about to be closed.
     pub fn withdraw(&self, queues: &[u32]) {
-        self.open().retain(|h| !queues.contains(&h.queue));
+        self.queues().open.retain(|h| !queues.contains(&h.queue));
         self.changed();
     }
     fn changed(&self) {
@@ -95,27 +105,18 @@ impl Hosts {
         self.changes.load(Relaxed)
     }
     fn others(&self, own: &[u32]) -> Vec<Host> {
-        self.open().iter().filter(|h| !own.contains(&h.queue)).cloned().collect()
+        self.queues().open.iter().filter(|h| !own.contains(&h.queue)).cloned().collect()
     }
     fn find(&self, opening: u64) -> Option<Host> {
-        self.open().iter().find(|h| h.opening == opening).cloned()
+        self.queues().open.iter().find(|h| h.opening == opening).cloned()
     }
     /// What guests of a queue could not receive since it was opened, as far as they have said.
     pub fn dropped(&self, queue: u32) -> u64 {
-        let Some(opening) = self.open().iter().find(|h| h.queue == queue).map(|h| h.opening) else {
-            return 0;
-        };
-        let all = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().find(|(o, _)| *o == opening).map_or(0, |(_, n)| *n)
+        self.queues().open.iter().find(|h| h.queue == queue).map_or(0, |h| h.dropped)
     }
     fn drop_more(&self, opening: u64, more: u64) {
-        let open: Vec<u64> = self.open().iter().map(|h| h.opening).collect();
-        let mut all = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(o, _)| open.contains(o));
-        match all.iter_mut().find(|(o, _)| *o == opening) {
-            Some((_, n)) => *n += more,
-            None if open.contains(&opening) => all.push((opening, more)),
-            None => {}
+        if let Some(host) = self.queues().open.iter_mut().find(|h| h.opening == opening) {
+            host.dropped += more;
         }
     }
 }
@@ -126,7 +127,7 @@ pub struct Guest {
     opening: u64,
     socket: Socket,
     /// What it receives.
-    pub inbox: Inbox,
+    inbox: Inbox,
     /// What it has said of its losses.
     told: u64,
 }
@@ -138,10 +139,6 @@ impl Guest {
         socket.bind_beside(host.ifindex, host.queue, &host.socket)?;
         let inbox = Inbox::new(host.source.clone(), rx);
         Ok(Guest { opening: host.opening, socket, inbox, told: 0 })
-    }
-    /// The socket.
-    pub fn socket(&self) -> &Socket {
-        &self.socket
     }
     /// Descriptor to wait on.
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -189,8 +186,30 @@ impl Guests {
         &self.hosts
     }
     /// The sockets.
-    pub fn all(&mut self) -> &mut [Guest] {
-        &mut self.all
+    pub fn all(&self) -> &[Guest] {
+        &self.all
+    }
+    /// Receives what is there; the next time with another one first.
+    ///
+    /// # Errors
+    /// The interface is down or gone, noticed when the kernel has to be called.
+    pub fn receive<'m>(
+        &mut self,
+        slots: &mut SlotIter<'m>,
+        burst: &mut Burst<'m>,
+        bytes: &mut usize,
+        what: impl Fn(&[u8]) -> Offload + Copy,
+    ) -> Result<(), PortError> {
+        for guest in &mut self.all {
+            guest.inbox.receive(slots, burst, bytes, what);
+            if guest.inbox.wants_call() {
+                queue::call(&guest.socket)?;
+            }
+        }
+        if self.all.len() > 1 {
+            self.all.rotate_left(1);
+        }
+        Ok(())
     }
     /// Another queue has come or one has gone since the last look.
     #[inline]

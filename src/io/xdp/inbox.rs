@@ -2,8 +2,8 @@
 //!
 //! The frames for receiving belong to a queue. Where several sockets receive from one, each has a receive ring of
 //! its own, and the fill ring, through which frames go back, is theirs together: whoever has copied packets out
-//! puts the frames into it, once a burst, under a lock. Nobody waits for that lock; who finds it taken keeps the
-//! frames until the next burst.
+//! puts the frames into it, once a burst, under a lock. No burst waits for that lock; who finds it taken keeps the
+//! frames until the next one.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -12,9 +12,6 @@ use super::frames::RECEIVE;
 use crate::buf::{HEADROOM, Offload, PacketBuf};
 use crate::io::sys::ring::{Consumer, Desc, Producer, Region};
 use crate::io::{BURST_BYTES, Burst, SlotIter, room};
-
-/// Frames that are kept back at most while others have the fill ring.
-const KEPT: usize = RECEIVE as usize / 4;
 
 /// The fill ring of a queue, for all that receive from it.
 pub type Fill = Arc<Mutex<Producer<u64>>>;
@@ -139,9 +136,8 @@ impl Inbox {
         let mut fill = match self.source.fill.try_lock() {
             Ok(fill) => fill,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) if self.freed.len() < KEPT => return,
-            // others hold it for a burst at most
-            Err(TryLockError::WouldBlock) => self.source.fill.lock().unwrap_or_else(PoisonError::into_inner),
+            // the next look gives them back, which follows at once where there were packets
+            Err(TryLockError::WouldBlock) => return,
         };
         put_back(&mut fill, &mut self.freed, &mut self.lost);
         self.wants_call = fill.wants_call();

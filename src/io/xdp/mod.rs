@@ -74,6 +74,8 @@ pub struct XdpPort {
     queues: Vec<Queue>,
     /// Sockets on the queues of the others.
     guests: Guests,
+    /// The latest burst began with them.
+    guests_first: bool,
     /// It was said that there are no guests, and why.
     told: bool,
     /// What is announced to everybody, for the port that has the first queue.
@@ -138,6 +140,7 @@ impl XdpPort {
                 queues: Vec::new(),
                 guests: Guests::new(hosts.clone(), i)
                     .map_err(|e| OpenError::new(what(), e.to_string(), ""))?,
+                guests_first: false,
                 told: false,
                 ear: None,
                 any: None,
@@ -304,22 +307,19 @@ impl Port for XdpPort {
         if self.guests.changed() {
             self.follow();
         }
+        // bursts begin with another socket in turn, so that a busy one does not starve the others
+        self.guests_first = !self.guests_first;
+        if self.guests_first {
+            self.guests.receive(slots, burst, &mut bytes, what)?;
+        }
         for queue in &mut self.queues {
             queue.receive(slots, burst, &mut bytes, what)?;
         }
-        for guest in self.guests.all() {
-            guest.inbox.receive(slots, burst, &mut bytes, what);
-            if guest.inbox.wants_call() {
-                queue::call(guest.socket())?;
-            }
+        if !self.guests_first {
+            self.guests.receive(slots, burst, &mut bytes, what)?;
         }
-        // the next burst begins with another queue, so that a busy one does not starve the others
         if self.queues.len() > 1 {
             self.queues.rotate_left(1);
-        }
-        let guests = self.guests.all();
-        if guests.len() > 1 {
-            guests.rotate_left(1);
         }
         if burst.len() == before && room(slots, burst) > 0 {
             // woken up by no queue: by an announcement, or is the interface still there?
