@@ -22,7 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   softlvs lab --mode tun
   softlvs lab --mode dr --servers 5 --scheduler wlc --ipv6
-  softlvs lab --mode nat -- curl -s http://$VIP/
+  softlvs lab --mode nat -- sh -c 'curl -s $VIP_URL'
   softlvs lab --mode nat --shell        and, while it runs, from another terminal:
   softlvs lab exec rs1 -- ip addr
 

@@ -123,6 +123,10 @@ pub fn timeout(s: &str) -> Result<Span, Complaint> {
 /// # Errors
 /// What is wrong with it.
 pub fn microseconds(s: &str) -> Result<u32, Complaint> {
+    short_time(s, 1)
+}
+
+fn short_time(s: &str, least: u32) -> Result<u32, Complaint> {
     let (number, factor) = match (s.strip_suffix("us"), s.strip_suffix("ms")) {
         (Some(n), _) => (n, 1),
         (_, Some(n)) => (n, 1000),
@@ -130,8 +134,9 @@ pub fn microseconds(s: &str) -> Result<u32, Complaint> {
     };
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     let us = number.parse::<u32>().ok().filter(|_| digits).and_then(|n| n.checked_mul(factor));
-    us.filter(|us| (1..=100_000).contains(us)).ok_or_else(|| {
-        Complaint::new(format!("`{s}` is not a time from 1us to 100ms"), "write it as \"50us\" or \"1ms\"")
+    us.filter(|us| (least..=100_000).contains(us)).ok_or_else(|| {
+        let why = format!("`{s}` is not a time from {least}us to 100ms");
+        Complaint::new(why, "write it as \"50us\" or \"1ms\"")
     })
 }
 
@@ -140,7 +145,7 @@ pub fn microseconds(s: &str) -> Result<u32, Complaint> {
 /// # Errors
 /// What is wrong with it.
 pub fn linger(s: &str) -> Result<Span, Complaint> {
-    if s == "0us" { Ok(Span::ZERO) } else { microseconds(s).map(|us| Span::from_micros(us.into())) }
+    short_time(s, 0).map(|us| Span::from_micros(us.into()))
 }
 
 /// An IP address.

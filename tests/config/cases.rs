@@ -273,7 +273,7 @@ fn cases() -> Vec<Case> {
             "looking for too long",
             port("[director]\nlinger = \"2s\""),
             &[
-                r#"5:10 director.linger | `2s` is not a time from 1us to 100ms | write it as "50us" or "1ms""#,
+                r#"5:10 director.linger | `2s` is not a time from 0us to 100ms | write it as "50us" or "1ms""#,
             ],
         ),
         case(
