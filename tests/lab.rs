@@ -289,7 +289,8 @@ fn ten_mebibytes_arrive_byte_for_byte_with_and_without_checksum_offload() {
 #[test]
 fn a_command_runs_at_the_client_and_its_status_is_passed_on() {
     let _one = one_at_a_time();
-    let script = "test \"$VIP_URL\" = http://$VIP:80/ && test \"$VIP_PORT\" = 80 && echo reached $VIP; exit 7";
+    let script =
+        "test \"$VIP_URL\" = http://$VIP:80/ && test \"$VIP_PORT\" = 80 && echo reached $VIP; exit 7";
     let args = ["--mode", "nat", "--requests", "3", "--", "sh", "-c", script];
     let Some(out) = lab(User::Ordinary, &args) else { return };
     assert_eq!(out.status.code(), Some(7), "{out:?}");
