@@ -29,7 +29,8 @@ fn script(flags: &str, text: &str) -> Option<String> {
         println!("skipped: no namespaces here (`unshare -Urn ip link` fails)");
         return None;
     }
-    if text.contains("--t") && std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+    let needs_tun = text.contains("--t") || text.contains("ip tuntap");
+    if needs_tun && std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
         println!("skipped: /dev/net/tun cannot be opened");
         return None;
     }
@@ -128,6 +129,44 @@ address = "10.9.0.11"'
         conf ''
         kill -HUP $PID; until_ "1 services removed, 1 real servers removed"
         kill -HUP $PID; until_ "read again: nothing changed"
+        stop
+        rm -r "$D"
+        "#,
+    );
+}
+
+#[test]
+fn a_program_that_cannot_run_as_nobody_in_a_user_namespace_is_told_with_the_remedy() {
+    script(
+        "-Urn",
+        r#"
+        D=$(mktemp -d); F=$D/softlvs.toml
+        ip link add a0 type veth peer name b0; ip link set a0 up; ip link set b0 up
+        conf() { cat >"$F" <<END
+[[port]]
+packet = "a0"
+addresses = ["10.9.0.2/24"]
+[[check]]
+name = "own"
+type = "exec"
+interval = "1s"
+start = "down"
+rise = 1
+command = ["/bin/true"]
+$1
+[[service]]
+address = "10.9.0.100:80"
+check = "own"
+[[service.real]]
+address = "10.9.0.11"
+END
+        }
+        conf ''
+        start --config "$F"
+        until_ "/bin/true cannot run as .nobody.: this user namespace has no such user; name one that it has, such as .root."
+        conf 'user = "root"'
+        kill -HUP $PID; until_ "configuration read again: checks changed"
+        until_ "10.9.0.11:80 of tcp 10.9.0.100:80: up"
         stop
         rm -r "$D"
         "#,

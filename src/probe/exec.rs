@@ -5,6 +5,7 @@
 
 use std::process::Stdio;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Group, Pid, Uid, User};
 use tokio::process::{Child, Command};
@@ -60,12 +61,17 @@ impl Program<'_> {
             .stderr(Stdio::null())
             .process_group(0);
         let who = self.user.map(str::to_owned).or_else(default_user);
-        if let Some((uid, gid)) = who.as_deref().map(ids).transpose().map_err(Trouble::Unchecked)?
-            && Uid::effective().as_raw() != uid
-        {
+        let ids = who.as_deref().map(ids).transpose().map_err(Trouble::Unchecked)?;
+        let other = ids.filter(|(uid, _)| Uid::effective().as_raw() != *uid);
+        if let Some((uid, gid)) = other {
             command.gid(gid).uid(uid);
         }
-        let child = command.spawn().map_err(|e| Trouble::of(path, &e))?;
+        let child = command.spawn().map_err(|e| match (other, &who) {
+            (Some(_), Some(who)) if e.raw_os_error() == Some(Errno::EINVAL as i32) => Trouble::Unchecked(format!(
+                "{path} cannot run as `{who}`: this user namespace has no such user; name one that it has, such as `root` (`user` of a check, `command_user` of a service)"
+            )),
+            _ => Trouble::of(path, &e),
+        })?;
         let mut running = Running(child);
         let group = running.0.id();
         let status = running.0.wait().await.map_err(|e| Trouble::of(path, &e))?;

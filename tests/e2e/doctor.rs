@@ -16,7 +16,7 @@ use softlvs::lab::layout::{Io, Layout, Mode};
 use softlvs::lab::topology::Topology;
 use softlvs::real::{self, Encapsulation, Prepared};
 
-use crate::in_namespaces;
+use crate::{gate, in_namespaces};
 
 /// A lab whose real servers are prepared and listen.
 pub(crate) struct Clinic {
@@ -546,6 +546,9 @@ pub(crate) const OTHERS6: &[Seed] = &[
 
 in_namespaces! {
     fn doctor_looks_at_the_kernels_side_of_tap_and_tun_devices() {
+        if !gate::tap() {
+            return;
+        }
         let clinic = Clinic::new(Mode::Nat, true, false);
         let found = |kind: &str| {
             let toml = format!("[[port]]\n{kind} = \"dev9\"\nmtu = 1700\naddresses = [\"10.9.0.2/24\"]\n\

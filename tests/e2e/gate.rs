@@ -41,6 +41,16 @@ pub fn tap() -> bool {
     false
 }
 
+/// True when there is the user `nobody`: not where an ordinary user has mapped none but himself.
+pub fn nobody() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    let has = |line: &str| {
+        let numbers: Vec<u64> = line.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        (numbers[0]..numbers[0] + numbers[2]).contains(&65534)
+    };
+    map.lines().any(has)
+}
+
 /// True when XDP programs can be loaded: by root outside of user namespaces.
 pub fn xdp() -> bool {
     use softlvs::io::sys::bpf::{Map, MapKind};

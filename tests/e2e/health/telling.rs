@@ -8,7 +8,7 @@ use softlvs::io::sys::netlink::Netlink;
 use softlvs::lab::Mode;
 
 use super::cluster::{Cluster, Real, Setup, configuration};
-use crate::in_namespaces;
+use crate::{gate, in_namespaces};
 
 in_namespaces! {
     fn who_wants_to_hear_is_told_and_the_address_is_announced_while_the_service_is_up() {
@@ -19,8 +19,9 @@ in_namespaces! {
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         }
         let script = format!("echo $SOFTLVS_STATE $SOFTLVS_SERVICE >> {}", told.display());
+        let user = if gate::nobody() { "" } else { "command_user = \"root\"\n" };
         let service = format!(
-            "announce = \"dummy0\"\ndown_command = [\"/bin/sh\", \"-c\", '{script}']\nup_command = [\"/bin/sh\", \"-c\", '{script}']"
+            "{user}announce = \"dummy0\"\ndown_command = [\"/bin/sh\", \"-c\", '{script}']\nup_command = [\"/bin/sh\", \"-c\", '{script}']"
         );
         let mut c = Cluster::start(Setup::of(Mode::Nat));
         let vip = c.topology.layout.vip;
