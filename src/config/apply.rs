@@ -18,6 +18,8 @@ pub struct Changes {
     pub reals: [usize; 3],
     /// Timeouts or settings changed.
     pub settings: bool,
+    /// Checks changed, or what they mean.
+    pub checks: bool,
 }
 
 impl Changes {
@@ -39,6 +41,9 @@ impl std::fmt::Display for Changes {
         }
         if self.settings {
             parts.push("settings changed".to_owned());
+        }
+        if self.checks {
+            parts.push("checks changed".to_owned());
         }
         if parts.is_empty() { f.write_str("nothing changed") } else { f.write_str(&parts.join(", ")) }
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::State;
+use crate::health::spec::HealthPlan;
 use crate::svc::{DestSpec, ServiceKey, ServiceSpec};
 
 /// Most lines; further differences are counted.
@@ -47,6 +48,7 @@ pub fn lines(before: &State, after: &State) -> Vec<String> {
             }
         }
     }
+    health(&before.plan.health, &after.plan.health, &mut out);
     if out.len() > LINES {
         let more = out.len() - LINES;
         out.truncate(LINES);
@@ -80,6 +82,24 @@ fn settings(before: &State, after: &State, out: &mut Vec<String>) {
     }
     if before.catalog.net != after.catalog.net {
         out.push("~ network: addresses, routes, marks or switches of the director".to_owned());
+    }
+}
+
+/// Checks. Which servers have which is not compared: servers that came at run time have none of the file's.
+fn health(before: &HealthPlan, after: &HealthPlan, out: &mut Vec<String>) {
+    let check = |plan: &'_ HealthPlan, name: &str| plan.checks.iter().find(|c| c.name == name).cloned();
+    for c in before.checks.iter().filter(|c| check(after, &c.name).is_none()) {
+        out.push(format!("- check {}", c.name));
+    }
+    for c in &after.checks {
+        match check(before, &c.name) {
+            None => out.push(format!("+ check {}", c.name)),
+            Some(old) if old != *c => out.push(format!("~ check {}: what, when or as whom it asks", c.name)),
+            Some(_) => {}
+        }
+    }
+    if before.fifo != after.fifo {
+        out.push("~ notify_fifo: who hears of changes".to_owned());
     }
 }
 
@@ -155,5 +175,27 @@ mod tests {
             ]
         );
         assert!(lines(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn a_difference_names_checks() {
+        let state = |text: &str| {
+            let net = "[[port]]\ntap = \"t\"\naddresses = [\"10.0.0.2/24\"]\n";
+            let service = "[[service]]\naddress = \"10.0.0.100:80\"\ncheck = \"b\"\n\
+                           [[service.real]]\naddress = \"10.0.0.11\"\n";
+            let plan = check(&format!("{net}{text}{service}"), "f").unwrap();
+            State::new(plan, Catalog::default()).unwrap()
+        };
+        let tcp =
+            |name: &str, rise: u32| format!("[[check]]\nname = \"{name}\"\ntype = \"tcp\"\nrise = {rise}\n");
+        let before = state(&(tcp("a", 2) + &tcp("b", 2)));
+        for (after, wanted) in [
+            (tcp("a", 2) + &tcp("b", 3), vec!["~ check b: what, when or as whom it asks"]),
+            (tcp("b", 2), vec!["- check a"]),
+            (tcp("c", 2) + &tcp("b", 2), vec!["- check a", "+ check c"]),
+            (tcp("b", 2) + &tcp("a", 2), vec![]),
+        ] {
+            assert_eq!(lines(&before, &state(&after)), wanted, "{after}");
+        }
     }
 }

@@ -385,11 +385,14 @@ impl Task {
         }
         let before = self.state.clone();
         changes.settings |= before.plan.linger != next.plan.linger;
+        let packets_see = !changes.is_empty();
+        let (old, new) = (&before.plan.health, &next.plan.health);
+        // with servers that come and go their health does
+        changes.checks = old.checks != new.checks || old.fifo != new.fifo || !packets_see && old != new;
         if dry_run {
             return Ok(Applied { changes, before, after: next });
         }
-        if changes.is_empty() {
-            // what checks mean may have changed nevertheless
+        if !packets_see {
             self.state = next;
             self.tell(Event::Changed { generation: self.generation, changes });
         } else {

@@ -64,7 +64,9 @@ fn line(value: &Value, sse: bool) -> Bytes {
 /// How many services and real servers a change touched.
 pub fn changes(c: &Changes) -> Value {
     let three = |[added, changed, removed]: [usize; 3]| json!({ "added": added, "changed": changed, "removed": removed });
-    json!({ "services": three(c.services), "reals": three(c.reals), "settings": c.settings })
+    json!({
+        "services": three(c.services), "reals": three(c.reals), "settings": c.settings, "checks": c.checks
+    })
 }
 
 fn health(event: &health::Event) -> Value {
