@@ -19,6 +19,7 @@ use crate::host::OffloadCaps;
 use crate::time::Mono;
 use crate::wire::Link;
 
+pub mod ebpf;
 pub mod error;
 pub mod fanout;
 pub mod fit;

@@ -13,8 +13,8 @@
 use std::net::IpAddr;
 
 use super::sys::packet::Op;
-use super::xdp::asm::Assembler;
 use crate::engine::steer::{Outline, SteerKey};
+use crate::io::ebpf::asm::Assembler;
 use crate::nat::pool::PORTS;
 
 pub mod extended;

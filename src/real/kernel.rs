@@ -13,24 +13,20 @@ use std::io;
 use std::net::IpAddr;
 
 use super::unwrap::Encapsulation;
+use crate::io::ebpf::asm::{Alu, AsmError, Assembler, Insn, Label, Reg, Src, Test, Width};
+use crate::io::ebpf::helper::{ADJUST_ROOM, MAP_LOOKUP, REDIRECT, ROOM_MAC};
+use crate::io::ebpf::result::TCX_NEXT;
 use crate::io::sys::bpf::{Kind, Link, Map, MapKind, Program};
 use crate::io::sys::netlink::Netlink;
-use crate::io::xdp::asm::{Alu, AsmError, Assembler, Insn, Label, Reg, Src, Test, Width};
 use crate::wire::number;
 
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use Src::Imm;
 
-// linux/bpf.h: helpers, their flags, and results
-const MAP_LOOKUP: i32 = 1;
-const REDIRECT: i32 = 23;
-const ADJUST_ROOM: i32 = 50;
-const ROOM_MAC: i32 = 1;
+// linux/bpf.h: flags of bpf_skb_adjust_room and bpf_redirect
 const DECAP_IPV4: i32 = 1 << 7;
 const DECAP_IPV6: i32 = 1 << 8;
 const TO_INGRESS: i32 = 1;
-/// `TCX_NEXT`: as if this program were not there.
-const NEXT: i32 = -1;
 
 // struct __sk_buff
 const PACKET_TYPE: i16 = 4;
@@ -181,7 +177,7 @@ impl Writer {
         a.call(REDIRECT);
         a.exit();
         a.place(next);
-        a.mov(R0, Imm(NEXT));
+        a.mov(R0, Imm(TCX_NEXT));
         a.exit();
         self.a.finish()
     }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use softlvs::addr::{Cidr, Mac};
+use softlvs::io::ebpf::asm::disassemble;
+use softlvs::io::ebpf::result::XDP_PASS;
 use softlvs::io::sys::bpf::{Kind, Map, MapKind, Program};
 use softlvs::io::xdp::Claims;
-use softlvs::io::xdp::asm::disassemble;
-use softlvs::io::xdp::program::{PASS, Parameters, Take, build};
+use softlvs::io::xdp::program::{Parameters, Take, build};
 
 use crate::with_bpf;
 
@@ -90,7 +91,7 @@ fn load(claims: Claims) -> Loaded {
 
 impl Loaded {
     fn agrees(&self, frame: &[u8]) -> bool {
-        let want = if self.claims.takes(frame) { TAKEN } else { PASS as u32 };
+        let want = if self.claims.takes(frame) { TAKEN } else { XDP_PASS as u32 };
         self.program.test_run(frame).unwrap() == want
     }
 }

@@ -1,26 +1,19 @@
 //! The program that puts outer headers in front of marked super-frames.
 
-use crate::io::xdp::asm::{Alu, AsmError, Assembler, Insn, Label, Reg, Src, Test, Width};
+use crate::io::ebpf::asm::{Alu, AsmError, Assembler, Insn, Label, Reg, Src, Test, Width};
+use crate::io::ebpf::helper::{ADJUST_ROOM, LOAD_BYTES, MAP_LOOKUP, ROOM_MAC, STORE_BYTES};
+use crate::io::ebpf::result::{TCX_DROP, TCX_NEXT};
 use crate::wire::{Family, eth, ipv4, ipv6, number, udp};
 
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R10};
 use Src::Imm;
 
-// linux/bpf.h: helpers, their flags, and results
-const MAP_LOOKUP: i32 = 1;
-const STORE_BYTES: i32 = 9;
-const LOAD_BYTES: i32 = 26;
-const ADJUST_ROOM: i32 = 50;
-const ROOM_MAC: i32 = 1;
+// linux/bpf.h: flags of bpf_skb_adjust_room
 const FIXED_GSO: u64 = 1;
 const ENCAP_IPV4: u64 = 1 << 1;
 const ENCAP_IPV6: u64 = 1 << 2;
 const ENCAP_GRE: u64 = 1 << 3;
 const ENCAP_UDP: u64 = 1 << 4;
-/// `TCX_NEXT`: as if this program were not there.
-const NEXT: i32 = -1;
-/// `TCX_DROP`
-const DROP: i32 = 2;
 
 /// `len` of `struct __sk_buff`
 const SKB_LEN: i16 = 0;
@@ -160,10 +153,10 @@ pub fn build(map: i32, mark: [u8; MARK]) -> Result<Vec<Insn>, AsmError> {
     a.mov(R5, Imm(0));
     call(&mut a, STORE_BYTES, drop);
     a.place(next);
-    a.mov(R0, Imm(NEXT));
+    a.mov(R0, Imm(TCX_NEXT));
     a.exit();
     a.place(drop);
-    a.mov(R0, Imm(DROP));
+    a.mov(R0, Imm(TCX_DROP));
     a.exit();
     a.finish()
 }

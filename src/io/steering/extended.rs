@@ -8,11 +8,11 @@
 use std::fmt;
 
 use super::super::sys::packet::Op;
-use super::super::xdp::asm::{Alu, AsmError, Assembler, Insn, Label, Reg, Src, Test, Width};
 use super::{
     ADD_X, DIV_K, JA, JEQ, JGE, JGT, JSET, LD_B_ABS, LD_H_ABS, LD_H_IND, LD_IMM, LD_MEM, LD_W_ABS, LDX_MEM,
     LDX_MSH, MUL_K, NET, PROTOCOL, RET_K, RSH_K, ST, STX, SUB_K, XOR_X,
 };
+use crate::io::ebpf::asm::{Alu, AsmError, Assembler, Insn, Label, Reg, Src, Test, Width};
 
 use Reg::{R0, R1, R2, R3, R5, R6, R7, R8, R9, R10};
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::io::xdp::asm::Insn;
+use crate::io::ebpf::asm::Insn;
 
 // linux/bpf.h: enum bpf_cmd
 const MAP_CREATE: libc::c_int = 0;

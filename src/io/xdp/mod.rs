@@ -2,7 +2,7 @@
 //!
 //! The program ([`program`], the rule it implements is [`claims`]) runs before the kernel's stack. What it
 //! redirects the kernel never sees, what it passes on is the kernel's as if nothing were there. It is
-//! assembled here ([`asm`]) and loaded with `bpf(2)`: no compiler, no object file, no library.
+//! assembled here ([`crate::io::ebpf`]) and loaded with `bpf(2)`: no compiler, no object file, no library.
 //!
 //! Each queue of the interface has a socket with frames of its own; with several workers each has a socket on the
 //! queues of the others beside ([`guests`]). There is no offload: super-frames for this
@@ -27,7 +27,6 @@ use crate::engine::steer::Outline;
 use crate::host::OffloadCaps;
 use crate::wire::Link;
 
-pub mod asm;
 pub mod claims;
 mod ear;
 pub mod explain;

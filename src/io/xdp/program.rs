@@ -5,20 +5,16 @@
 //! arrives at a queue without a socket is passed on. With several workers it goes on to say whose packet it is
 //! ([`crate::io::steering`]).
 
-use super::asm::{Alu, Assembler, Insn, Label, Reg, Src, Test, Width};
 use super::claims::flag;
 use crate::addr::Mac;
+use crate::io::ebpf::asm::{Alu, Assembler, Insn, Label, Reg, Src, Test, Width};
+use crate::io::ebpf::helper::{MAP_LOOKUP, REDIRECT_MAP};
+use crate::io::ebpf::result::XDP_PASS;
 use crate::io::steering::Steps;
 use crate::io::steering::extended::Untranslatable;
 
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use Src::Imm;
-
-// linux/bpf.h: helpers and results
-const MAP_LOOKUP: i32 = 1;
-const REDIRECT_MAP: i32 = 51;
-/// `XDP_PASS`
-pub const PASS: i32 = 2;
 
 // struct xdp_md
 const DATA: i16 = 0;
@@ -324,7 +320,7 @@ impl Writer<'_> {
                 }
                 a.load_map(R1, sockets);
                 // the result where the place has no socket
-                a.mov(R3, Imm(PASS));
+                a.mov(R3, Imm(XDP_PASS));
                 a.call(REDIRECT_MAP);
                 a.exit();
             }
@@ -338,7 +334,7 @@ impl Writer<'_> {
             }
         }
         a.place(self.pass);
-        a.mov(R0, Imm(PASS));
+        a.mov(R0, Imm(XDP_PASS));
         a.exit();
         Ok(())
     }
