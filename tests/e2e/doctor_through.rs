@@ -32,7 +32,8 @@ fn begin(clinic: &mut Clinic) -> Running {
 }
 
 fn wait(running: &mut Running) {
-    while !running.control().exists() {
+    // its socket is there before its devices are
+    while !running.director.log().contains("running: ") {
         assert!(running.director.alive(), "{}", running.director.log());
         std::thread::sleep(Duration::from_millis(10));
     }
