@@ -10,7 +10,7 @@ use crate::{plot, table};
 
 /// Figures that get a plot.
 fn plotted() -> Vec<Figure> {
-    let times = [TIMES[0], TIMES[3], TIMES[5]];
+    let times = [TIMES[0], TIMES[4], TIMES[6]];
     let costs = [COSTS[0], COSTS[3], COSTS[4]];
     RATES.iter().chain(&times).chain(&costs).copied().collect()
 }

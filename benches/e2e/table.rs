@@ -159,7 +159,7 @@ const NEW: &str = "HTTP, a connection each / DNAT";
 const HAPROXY: &str = "the same / HAProxy";
 const NGINX: &str = "the same / nginx stream";
 const SMALL: &str = "64-byte frames / null forwarder";
-const ADDED: &str = "ping-pong, best p50, added to null forwarder, us";
+const ADDED: &str = "ping-pong with processors awake, p50, added to null forwarder, us";
 const TARGETS: [&str; 6] = [BULK, NEW, HAPROXY, NGINX, SMALL, ADDED];
 
 /// Every target for which there are numbers, of one way.
