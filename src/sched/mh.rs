@@ -97,10 +97,38 @@ impl Maglev {
 /// One server while the table is filled.
 struct Filler {
     at: usize,
-    skip: usize,
+    /// As far as so many skips lead: 0, 1, 2, ...
+    skips: [usize; AHEAD],
     turns: u32,
     /// Its place among the owners, once it is one.
     number: Option<u16>,
+}
+
+/// Entries looked at together. Whether one is free is as good as random, so to ask one after the other is to
+/// guess wrong every time.
+const AHEAD: usize = 8;
+
+/// An entry, one time around at most further on.
+fn around(at: usize) -> usize {
+    if at >= TABLE { at - TABLE } else { at }
+}
+
+impl Filler {
+    /// The first free entry from where it is on. There must be one: a skip below the prime reaches all.
+    fn advance(&mut self, taken: &[bool; TABLE.next_power_of_two()]) {
+        loop {
+            let places = self.skips.map(|skip| around(self.at + skip));
+            // a power of two, so that a place needs no check
+            let used = places.map(|at| u32::from(taken[at % taken.len()]));
+            let used = (0..AHEAD).fold(0, |all, i| all | used[i] << i);
+            let first = used.trailing_ones() as usize;
+            if let Some(at) = places.get(first) {
+                self.at = *at;
+                return;
+            }
+            self.at = around(places[AHEAD - 1] + self.skips[1]);
+        }
+    }
 }
 
 /// With so few free entries left, it is quicker to ask which of them comes first than to go on until one
@@ -119,9 +147,10 @@ fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Table {
         .zip(weights)
         .map(|(d, (_, w))| {
             let key = folded(d.spec.ip).wrapping_add(u32::from(d.spec.port));
+            let skip = hash(key, KEY_SKIP) % (TABLE - 1) + 1;
             Filler {
                 at: hash(key, KEY_OFFSET) % TABLE,
-                skip: hash(key, KEY_SKIP) % (TABLE - 1) + 1,
+                skips: std::array::from_fn(|n| n * skip % TABLE),
                 turns: ((w / divisor) >> shift).max(u32::from(*w > 0)),
                 number: None,
             }
@@ -129,7 +158,6 @@ fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Table {
         .collect();
     let mut entries = vec![0; TABLE].into_boxed_slice();
     let mut owners = Vec::new();
-    // a power of two, so that a place needs no check
     let mut taken = [false; TABLE.next_power_of_two()];
     let mut free = TABLE;
     let mut last: Vec<usize> = Vec::new();
@@ -137,13 +165,7 @@ fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Table {
         for (i, filler) in fillers.iter_mut().enumerate() {
             for _ in 0..filler.turns {
                 if free > FEW {
-                    // ends: an entry is free and a skip below the prime reaches every one
-                    while taken[filler.at % taken.len()] {
-                        filler.at += filler.skip;
-                        if filler.at >= TABLE {
-                            filler.at -= TABLE;
-                        }
-                    }
+                    filler.advance(&taken);
                     taken[filler.at] = true;
                 } else {
                     if last.is_empty() {
@@ -169,7 +191,7 @@ fn build(dests: &[Arc<Dest>], weights: &[(DestId, u32)]) -> Table {
 
 /// Takes the entry that a server comes to first.
 fn first_of(free: &mut Vec<usize>, filler: &Filler) -> usize {
-    let steps_of_one = inverse(filler.skip);
+    let steps_of_one = inverse(filler.skips[1]);
     let steps = |at: usize| (at + TABLE - filler.at) * steps_of_one % TABLE;
     let first = (0..free.len()).min_by_key(|i| steps(free[*i])).unwrap_or(0);
     free.swap_remove(first)
