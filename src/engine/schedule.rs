@@ -13,7 +13,7 @@ use crate::conn::state::State;
 use crate::conn::table::{Conn, NewConn, OpenError, flag};
 use crate::host::IcmpError;
 use crate::nat::pool::Remote;
-use crate::sched::PickKey;
+use crate::sched::{self, PickKey};
 use crate::svc::snapshot::FTP;
 use crate::svc::{Dest, Forward, Proto, Service, ServiceKey, Snapshot};
 use crate::time::Mono;
@@ -180,6 +180,10 @@ impl Core {
             dst: tuple.dst.ip(),
             random: self.random.next(),
         };
+        let kind = service.spec.scheduler;
+        if sched::goes_by_counts(kind) && !service.is_gentle() && !self.told() {
+            return sched::pick_by_counts(kind, &service.dests, &key);
+        }
         let mut scheduler = service.scheduler.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let before = self.told().then(|| scheduler.clone());
         let picked = if service.is_gentle() {

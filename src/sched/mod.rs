@@ -163,18 +163,32 @@ impl Scheduler {
             State::Hash(buckets) => buckets.pick_sh(dests, key, self.flags),
             State::Mh(maglev) => maglev.pick(dests, key, self.flags),
             State::Lblc(cache) => cache.pick(now, dests, key.dst),
-            State::None => match self.kind {
-                SchedulerKind::Lc => least::connections(dests),
-                SchedulerKind::Wlc => least::weighted(dests.iter().enumerate()),
-                SchedulerKind::Sed => least::expected_delay(dests),
-                SchedulerKind::Nq => least::never_queue(dests),
-                SchedulerKind::Fo => fo::failover(dests),
-                SchedulerKind::Ovf => fo::overflow(dests),
-                SchedulerKind::Twos => twos::pick(dests, key.random),
-                // these have a state of their own, see `new`
-                _ => None,
-            },
+            State::None => pick_by_counts(self.kind, dests, key),
         }
+    }
+}
+
+/// Schedulers that remember nothing: what they go by are the servers' own counts, so workers that ask at the
+/// same time need not wait for one another.
+pub fn goes_by_counts(kind: SchedulerKind) -> bool {
+    use SchedulerKind::*;
+    match kind {
+        Lc | Wlc | Sed | Nq | Fo | Ovf | Twos => true,
+        Rr | Wrr | Sh | Dh | Mh | Lblc | Lblcr => false,
+    }
+}
+
+/// [`Scheduler::pick`] of those; `None` of the others.
+pub fn pick_by_counts(kind: SchedulerKind, dests: &[Arc<Dest>], key: &PickKey) -> Option<usize> {
+    match kind {
+        SchedulerKind::Lc => least::connections(dests),
+        SchedulerKind::Wlc => least::weighted(dests.iter().enumerate()),
+        SchedulerKind::Sed => least::expected_delay(dests),
+        SchedulerKind::Nq => least::never_queue(dests),
+        SchedulerKind::Fo => fo::failover(dests),
+        SchedulerKind::Ovf => fo::overflow(dests),
+        SchedulerKind::Twos => twos::pick(dests, key.random),
+        _ => None,
     }
 }
 

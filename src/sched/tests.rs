@@ -94,6 +94,22 @@ fn mh_client_of_a_quiesced_server_returns_to_it() {
 }
 
 #[test]
+fn schedulers_that_go_by_counts_have_no_state_and_pick_the_same_without_it() {
+    let list = dests(&[3, 1, 0, 2]);
+    for _ in 0..20 {
+        for (kind, name) in SchedulerKind::ALL {
+            let mut s = make(kind, &list);
+            assert_eq!(goes_by_counts(kind), matches!(s.state, State::None), "{name}");
+            let without = pick_by_counts(kind, &list, &key(7));
+            let with = s.pick(Mono::ZERO, &list, &key(7)).filter(|_| goes_by_counts(kind));
+            assert_eq!(without, with, "{name}");
+            assert_eq!(with.is_some(), goes_by_counts(kind), "{name}");
+        }
+        list[pick_by_counts(SchedulerKind::Wlc, &list, &key(7)).unwrap()].bind(true);
+    }
+}
+
+#[test]
 fn remembered_servers_are_found_in_an_older_list() {
     let new = dests(&[1, 1, 1]);
     let old = vec![new[2].clone(), new[0].clone()];
