@@ -103,7 +103,9 @@ fn schedulers_that_go_by_counts_have_no_state_and_pick_the_same_without_it() {
             let without = pick_by_counts(kind, &list, &key(7));
             let with = s.pick(Mono::ZERO, &list, &key(7)).filter(|_| goes_by_counts(kind));
             assert_eq!(without, with, "{name}");
-            assert_eq!(with.is_some(), goes_by_counts(kind), "{name}");
+            // `ovf` has none when every server has as many connections as its weight
+            let some = kind == SchedulerKind::Ovf || with.is_some();
+            assert_eq!(some, goes_by_counts(kind), "{name}");
         }
         list[pick_by_counts(SchedulerKind::Wlc, &list, &key(7)).unwrap()].bind(true);
     }
