@@ -128,6 +128,8 @@ pub struct Counters {
     pub evicted: u64,
     /// Finished connections ended before their time because a new one has their reply tuple.
     pub made_room: u64,
+    /// The same because every local port towards their server was taken (FULLNAT).
+    pub reclaimed: u64,
 }
 
 impl std::ops::Add for Counters {
@@ -147,6 +149,7 @@ impl std::ops::Add for Counters {
             cut: self.cut + other.cut,
             evicted: self.evicted + other.evicted,
             made_room: self.made_room + other.made_room,
+            reclaimed: self.reclaimed + other.reclaimed,
         }
     }
 }

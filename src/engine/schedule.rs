@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::family::IpFamily;
 use super::inbound::timeout;
 use super::input::Arrival;
-use super::{Core, DropReason, Taken, Verdict, ftp};
+use super::{Core, DropReason, PortId, Taken, Verdict, ftp};
+use crate::addr::Cidr;
 use crate::buf::{Out, PacketBuf};
 use crate::conn::key::Tuple;
 use crate::conn::state::State;
@@ -293,7 +294,14 @@ impl Core {
         let mut new = new_conn(snap, tuple, proto, to)?;
         for _ in 0..4 {
             if dest.spec.forward == Forward::FullNat {
-                new.local = Some(self.take_local::<A>(dest, proto, new.real.1)?);
+                let rport = new.real.1;
+                let local = match self.take_local::<A>(dest, proto, rport) {
+                    Err(DropReason::LocalPortsExhausted) if self.reclaim::<A>(snap, dest, proto, rport) => {
+                        self.take_local::<A>(dest, proto, rport)
+                    }
+                    other => other,
+                };
+                new.local = Some(local?);
             }
             let opened = A::table(&mut self.tables).open(at.now, &new);
             let error = match opened {
@@ -327,17 +335,53 @@ impl Core {
             dport: new.local.map_or(new.client.sport, |l| l.1),
             proto: new.client.proto,
         };
+        let done = self.end_finished::<A>(snap, &reply);
+        self.counters.made_room += u64::from(done);
+        done
+    }
+
+    /// Where every local port is taken towards a real server, finished connections are the first to go: they
+    /// are remembered for two minutes, in which a busy service would need more ports than there are. The server
+    /// takes a SYN for a tuple that it remembers itself (RFC 9293, 3.6.1; RFC 6191), at the latest when the
+    /// client asks again.
+    #[cold]
+    fn reclaim<A: IpFamily>(&mut self, snap: &Snapshot, dest: &Dest, proto: Proto, rport: u16) -> bool {
+        let Ok((port, near)) = self.way_of_locals(dest) else { return false };
+        let Some(real) = A::from_ip(dest.spec.ip) else { return false };
+        let pool = self.pools.get_mut(usize::from(port.0));
+        let Some((lip, ports)) = pool.and_then(|pool| pool.oldest(remote(dest, proto, rport), near)) else {
+            return false;
+        };
+        let Some(lip) = A::from_ip(lip) else { return false };
+        let ended = ports.iter().any(|lport| {
+            let reply = Tuple { src: real, sport: rport, dst: lip, dport: *lport, proto: proto.number() };
+            self.end_finished::<A>(snap, &reply)
+        });
+        self.counters.reclaimed += u64::from(ended);
+        ended
+    }
+
+    /// Ends the connection with this reply tuple if nothing is left of it but its memory.
+    fn end_finished<A: IpFamily>(&mut self, snap: &Snapshot, reply: &Tuple<A>) -> bool {
         let table = A::table(&mut self.tables);
-        let Some((slot, _)) = table.lookup(&reply) else { return false };
+        let Some((slot, _)) = table.lookup(reply) else { return false };
         let done = matches!(
             table.get(slot).state,
             State::TcpTimeWait | State::TcpClose | State::TcpLastAck | State::SctpClosed
         );
         if done {
-            self.counters.made_room += 1;
             self.close::<A>(snap, slot);
         }
         done
+    }
+
+    /// The port towards a real server, and the network that local addresses there have to be of.
+    fn way_of_locals(&self, dest: &Dest) -> Result<(PortId, Option<Cidr>), DropReason> {
+        let (port, next_hop) = match self.ways.route(dest.id) {
+            Some(known) => known,
+            None => self.host.route(dest.spec.ip).map(|r| (r.port, r.next_hop)).ok_or(DropReason::NoRoute)?,
+        };
+        Ok((port, self.host.network_of_locals(port, next_hop)))
     }
 
     pub(super) fn take_local<A: IpFamily>(
@@ -346,12 +390,8 @@ impl Core {
         proto: Proto,
         rport: u16,
     ) -> Result<(A, u16), DropReason> {
-        let (port, next_hop) = match self.ways.route(dest.id) {
-            Some(known) => known,
-            None => self.host.route(dest.spec.ip).map(|r| (r.port, r.next_hop)).ok_or(DropReason::NoRoute)?,
-        };
+        let (port, near) = self.way_of_locals(dest)?;
         let random = self.random.next();
-        let near = self.host.network_of_locals(port, next_hop);
         let pool = self.pools.get_mut(usize::from(port.0)).ok_or(DropReason::NoLocalAddress)?;
         let got = pool.alloc_near(remote(dest, proto, rport), random, near);
         match got.and_then(|(ip, port)| Some((A::from_ip(ip)?, port))) {

@@ -1,6 +1,6 @@
 //! The engine on a little network: one client network, one server network, every mode, both families.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::*;
@@ -500,4 +500,36 @@ fn local_tuples_in_use_and_left_are_told() {
     assert_eq!(used, 1);
     // one address, as many ports as the pool has
     assert!((50_000..65_536).contains(&free), "{free}");
+}
+
+#[test]
+fn where_every_local_port_is_taken_finished_connections_make_way_and_others_do_not() {
+    const ALL: u32 = 64_512;
+    let options = EngineOptions { connection_limit: 100_000, seed: 7, ..EngineOptions::default() };
+    let mut e = Engine::new(Mono::ZERO, options, catalog(Forward::FullNat, Proto::Tcp).commit()).unwrap();
+    let snapshot = reweighted(&e, false, [1, 0]);
+    e.on_snapshot(Mono::ZERO, snapshot);
+    let (mut out, mut mem) = (Out::new(), vec![0u8; 4096]);
+    // without the checks of `give`, which would look at all of them each time
+    let mut gives = |e: &mut Engine, flow: u32, flags| {
+        let client = SocketAddr::new(Ipv4Addr::from(0x0b00_0000 + flow).into(), 4000);
+        let f = frame(WAN_MAC, Proto::Tcp, client, SocketAddr::new(net(false).vip, 80), flags, &[]);
+        let mut pkt = PacketBuf::empty(&mut mem, crate::buf::HEADROOM);
+        pkt.fill(&f);
+        e.on_packet(Mono::from_millis(5), WAN, &mut pkt, &mut out)
+    };
+    let [syn, rst, ack] = [2, 4, 16];
+    assert!((0..ALL).all(|flow| gives(&mut e, flow, syn) == Verdict::Send(LAN)));
+    let exhausted = Verdict::Drop(DropReason::LocalPortsExhausted);
+    assert_eq!(gives(&mut e, ALL, syn), exhausted, "all are half open");
+    let finished = [0, 1, 30_000, 30_001];
+    for flow in finished {
+        assert_eq!([ack, rst].map(|flags| gives(&mut e, flow, flags)), [Verdict::Send(LAN); 2]);
+    }
+    let tries = 2 * ALL / crate::nat::pool::OLDEST as u32;
+    let opened = (1..=tries).filter(|n| gives(&mut e, ALL + n, syn) == Verdict::Send(LAN)).count();
+    assert_eq!(opened, finished.len(), "as many as were finished");
+    assert_eq!(gives(&mut e, 2 * ALL, syn), exhausted);
+    assert_eq!((e.counters().reclaimed, e.connection_count()), (4, ALL as usize));
+    e.check().unwrap();
 }

@@ -14,10 +14,10 @@
 //! One thing is different: a connection that finds its reply tuple taken, and so goes to another server, was
 //! counted at the first when those behind it in the burst were scheduled.
 //!
-//! Most SYNs are for the same few services, one after the other for the same one. What the long way asks about
-//! the packet's destination (is it ours, may anybody send there, has it a mark, which service is there) has the
-//! same answers for the next one, so the latest is remembered ([`Latest`]) and an ordinary SYN to it is asked
-//! about its source only.
+//! Most SYNs are for the same few services. What the long way asks about the packet's destination (is it ours,
+//! may anybody send there, has it a mark, which service is there) has the same answers for the next one to the
+//! same service, so the latest ones are remembered ([`Known`]) and an ordinary SYN to one of them is asked about
+//! its source only.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,6 +41,16 @@ use crate::wire::{Family, Meta, Parsed, number, tcp};
 
 /// As many as wait together: more reads than this a core does not have on their way at once.
 const MOST: usize = 16;
+
+/// Most services that are remembered.
+const KNOWN: usize = 16;
+
+/// Where a service is remembered. Virtual addresses and ports lie side by side, and nobody but the operator
+/// chooses them.
+#[inline(always)]
+fn slot(address: u128, dport: u16) -> usize {
+    ((address as u32 ^ u32::from(dport)).wrapping_mul(0x9e37_79b1) >> 16) as usize % KNOWN
+}
 
 /// A connection that has its server.
 #[derive(Debug)]
@@ -85,9 +95,9 @@ impl<A: IpFamily> Draft<A> {
     }
 }
 
-/// The service that the latest SYN went to. What was found out on the way there is the same for every client.
+/// A service that a SYN went to. What was found out on the way there is the same for every client.
 #[derive(Debug)]
-struct Latest {
+struct Known {
     /// Of the snapshot that it was found in.
     generation: u64,
     port: PortId,
@@ -107,7 +117,8 @@ pub(super) struct Together {
     hashes: u64,
     /// Place in the burst and hash of the packet at hand, where it may wait.
     now: Option<(usize, u64)>,
-    latest: Option<Latest>,
+    /// Of the services with the same [`slot`] the latest.
+    known: [Option<Known>; KNOWN],
 }
 
 impl Together {
@@ -178,18 +189,19 @@ impl Core {
             && snap.net.marks.is_empty()
             && !snap.sysctl.nat_icmp_send;
         let Some(service) = snap.place_of(&service.spec.key).filter(|_| simple) else { return };
-        self.together.latest = Some(Latest {
+        let address = tuple.dst.into();
+        self.together.known[slot(address, tuple.dport)] = Some(Known {
             generation: snap.generation,
             port,
             family: <A as Addr>::FAMILY,
-            address: tuple.dst.into(),
+            address,
             dport: tuple.dport,
             service,
         });
     }
 
-    /// A SYN that is ordinary otherwise, of a new connection to the service that the one before was for: the
-    /// same as the long way, of which everything is left out that is known to let it pass. `None`: it is
+    /// A SYN that is ordinary otherwise, of a new connection to a service that is remembered: the same as the
+    /// long way, of which everything is left out that is known to let it pass. `None`: it is
     /// another one, nothing was decided.
     #[inline]
     pub(super) fn begin(
@@ -225,16 +237,17 @@ impl Core {
         pkt: &mut PacketBuf<'_>,
         out: &mut Out,
     ) -> Option<Option<Verdict>> {
-        let latest = self.together.latest.as_ref()?;
         let (proto, ends, _) = A::read(pkt.bytes())?;
         let tuple = Tuple::<A>::of_ends(proto, ends);
-        let same = latest.generation == snap.generation
-            && latest.port == turn.port
-            && latest.dport == tuple.dport
-            && latest.family == <A as Addr>::FAMILY
-            && latest.address == tuple.dst.into();
+        let address = tuple.dst.into();
+        let known = self.together.known[slot(address, tuple.dport)].as_ref()?;
+        let same = known.generation == snap.generation
+            && known.port == turn.port
+            && known.dport == tuple.dport
+            && known.family == <A as Addr>::FAMILY
+            && known.address == address;
         let others = self.told() || self.tap.is_some() || self.ftp.awaits();
-        let service = snap.services.get(latest.service)?;
+        let service = snap.services.get(known.service)?;
         if !same || others || A::table(&mut self.tables).find(hash, &tuple).is_some() {
             return None;
         }
@@ -438,9 +451,9 @@ mod tests {
     use std::net::SocketAddr;
 
     use crate::addr::Mac;
-    use crate::engine::tests::{LAN, WAN, engine, frame, give, net, respecified, reweighted};
-    use crate::engine::{DropReason, Verdict};
-    use crate::svc::{Forward, Persistence, Proto};
+    use crate::engine::tests::{LAN, WAN, catalog, dest, engine, frame, give, net, respecified, reweighted};
+    use crate::engine::{DropReason, Engine, EngineOptions, Verdict};
+    use crate::svc::{Forward, Persistence, Proto, ServiceKey, ServiceSpec};
     use crate::time::{Mono, Span};
 
     const WAN_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
@@ -478,6 +491,34 @@ mod tests {
             e.on_snapshot(Mono::ZERO, snapshot);
             assert_eq!(asks(&mut e, client(4014), 80), Verdict::Drop(DropReason::NoDestination));
             assert_eq!(e.connection_count(), 6);
+        }
+    }
+
+    #[test]
+    fn many_services_asked_in_turn_are_not_taken_for_one_another() {
+        // more of them than are remembered, so that some have the same place
+        let ports = 80..80 + 3 * super::KNOWN as u16;
+        for (v6, forward) in [(false, Forward::Nat), (true, Forward::Nat), (false, Forward::FullNat)] {
+            let (mut catalog, n) = (catalog(forward, Proto::Tcp), net(v6));
+            for port in ports.clone().skip(1) {
+                let key = ServiceKey::Address { proto: Proto::Tcp, ip: n.vip, port };
+                catalog.add_service(ServiceSpec::new(key)).unwrap();
+                catalog.add_dest(&key, dest(n.rs[0], 8000 + port, forward)).unwrap();
+            }
+            let options = EngineOptions { connection_limit: 1000, seed: 7, ..EngineOptions::default() };
+            let mut e = Engine::new(Mono::ZERO, options, catalog.commit()).unwrap();
+            for round in 0..3 {
+                for port in ports.clone() {
+                    let (from, to) = (SocketAddr::new(n.client, 4000 + round), SocketAddr::new(n.vip, port));
+                    let f = frame(WAN_MAC, Proto::Tcp, from, to, SYN, &[]);
+                    assert_eq!(give(&mut e, Mono::ZERO, WAN, &f).0, Verdict::Send(LAN));
+                }
+            }
+            assert_eq!(e.connection_count(), 3 * ports.len());
+            for c in e.connections(Mono::ZERO) {
+                let wanted = if c.virt.port() == 80 { 8080 } else { 8000 + c.virt.port() };
+                assert_eq!(c.dest.port(), wanted, "{} went to {}", c.virt, c.dest);
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ const FEW: usize = 24;
 /// Flows that a LIP gets in its turn.
 const TURN: u32 = 256;
 
+/// Ports that [`LocalPool::oldest`] names at once.
+pub const OLDEST: usize = 64;
+
 /// The real server's side of a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Remote {
@@ -115,6 +118,26 @@ impl LocalPool {
                 }
             }
             self.next_turn();
+        }
+        None
+    }
+
+    /// Where every port is taken: some of those that were taken longest ago towards `remote`, and their LIP.
+    /// Each call names others, so flows that last long do not stand in front of the rest for ever.
+    pub fn oldest(&mut self, remote: Remote, near: Option<Cidr>) -> Option<(IpAddr, ArrayVec<u16, OLDEST>)> {
+        let (first, count) = self.span()?;
+        for _ in 0..self.addresses.len() {
+            let lip = *self.addresses.get(self.turn)?;
+            self.next_turn();
+            if lip.is_ipv4() == remote.ip.is_ipv4() && near.is_none_or(|net| net.contains(lip)) {
+                let found = self.sets.find_mut(hash(&self.hash, &remote, lip), |s| s.is(&remote, lip));
+                let Some(next) = found.map(|set| set.used.next()) else { continue };
+                let some = OLDEST.min(count.into()) as u16;
+                let around = |n: u16| ((u32::from(*next) + u32::from(n)) % u32::from(count)) as u16;
+                let ports = (0..some).map(|n| first + around(n)).collect();
+                *next = around(some);
+                return Some((lip, ports));
+            }
         }
         None
     }
@@ -284,6 +307,14 @@ impl Used {
         }
     }
 
+    /// Where the search for the next free index begins.
+    fn next(&mut self) -> &mut u16 {
+        match self {
+            Used::Few { next, .. } => next,
+            Used::Many(map) => &mut map.next,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             Used::Few { ports, .. } => ports.is_empty(),
@@ -421,6 +452,30 @@ mod tests {
         assert!(pool.free(remote(80), lip, lport));
         assert!(!pool.free(remote(80), lip, lport));
         assert_eq!(pool.alloc(remote(80), 77), Some((lip, lport)), "the only free one is found");
+    }
+
+    #[test]
+    fn the_oldest_of_all_ports_come_round() {
+        for ports in [1024..=1033, PORTS] {
+            let mut pool = pool(2, ports.clone());
+            let mut given = Vec::new();
+            while let Some(got) = pool.alloc(remote(80), 7) {
+                given.push(got);
+            }
+            assert_eq!(given.len(), 2 * ports.len());
+            let mut named = HashSet::new();
+            for n in 0..2 * ports.len().div_ceil(OLDEST) {
+                let (lip, some) = pool.oldest(remote(80), None).unwrap();
+                assert_eq!(some.len(), OLDEST.min(ports.len()));
+                if n == 0 {
+                    let first = given.iter().find(|g| g.0 == lip).unwrap();
+                    assert_eq!(some[0], first.1, "the first is the oldest");
+                }
+                named.extend(some.iter().map(|port| (lip, *port)));
+            }
+            assert_eq!(named, given.into_iter().collect(), "every one was named");
+            assert!(pool.oldest(remote(80), Some("10.9.0.0/16".parse().unwrap())).is_none(), "none is near");
+        }
     }
 
     #[test]

@@ -156,6 +156,7 @@ pub fn page(
     let mut f = Family::new(o, "softlvs_conntrack_evictions_total", "counter", about);
     f.add(&[("reason", "drop_entry")], counters.evicted);
     f.add(&[("reason", "reply_tuple")], counters.made_room);
+    f.add(&[("reason", "local_ports")], counters.reclaimed);
     let (used, free) = local;
     Family::new(o, "softlvs_nat_ports_used", "gauge", "Local addresses with port that FULLNAT uses.")
         .add(&[], used);
