@@ -51,7 +51,7 @@ mod example {
                 add(config, "tcp1", round, &[("rate", r), ("machine", 400.0 / share), ("director", 100.0)]);
                 add(config, "http-close", round, &[("rate", r / 1e6), ("machine", 80.0 / share)]);
                 add(config, "packets", round, &[("rate", r / 4e4), ("lost", 0.0)]);
-                add(config, "ping-pong", round, &[("best", 30.0 / share), ("p50", 30.0 / share)]);
+                add(config, "ping-pong", round, &[("awake_p50", 30.0 / share), ("p50", 30.0 / share)]);
             }
         }
         samples.push(Sample {
@@ -238,7 +238,7 @@ mod page {
         let dir = tempfile::tempdir().unwrap();
         doc::write(&results(), dir.path()).unwrap();
         let text = std::fs::read_to_string(dir.path().join("performance.md")).unwrap();
-        for name in ["tcp1.png", "http-close.png", "tcp1-cpu.png", "ping-pong-best.png"] {
+        for name in ["tcp1.png", "http-close.png", "tcp1-cpu.png", "ping-pong-awake-p50.png"] {
             assert!(text.contains(name) && dir.path().join("performance").join(name).is_file(), "{name}");
         }
     }
