@@ -511,24 +511,29 @@ fn where_every_local_port_is_taken_finished_connections_make_way_and_others_do_n
     e.on_snapshot(Mono::ZERO, snapshot);
     let (mut out, mut mem) = (Out::new(), vec![0u8; 4096]);
     // without the checks of `give`, which would look at all of them each time
-    let mut gives = |e: &mut Engine, flow: u32, flags| {
+    let packet = |flow: u32, flags| {
         let client = SocketAddr::new(Ipv4Addr::from(0x0b00_0000 + flow).into(), 4000);
-        let f = frame(WAN_MAC, Proto::Tcp, client, SocketAddr::new(net(false).vip, 80), flags, &[]);
+        frame(WAN_MAC, Proto::Tcp, client, SocketAddr::new(net(false).vip, 80), flags, &[])
+    };
+    let now = Mono::from_millis(5);
+    let mut gives = |e: &mut Engine, flow: u32, flags| {
         let mut pkt = PacketBuf::empty(&mut mem, crate::buf::HEADROOM);
-        pkt.fill(&f);
-        e.on_packet(Mono::from_millis(5), WAN, &mut pkt, &mut out)
+        pkt.fill(&packet(flow, flags));
+        e.on_packet(now, WAN, &mut pkt, &mut out)
     };
     let [syn, rst, ack] = [2, 4, 16];
     assert!((0..ALL).all(|flow| gives(&mut e, flow, syn) == Verdict::Send(LAN)));
     let exhausted = Verdict::Drop(DropReason::LocalPortsExhausted);
     assert_eq!(gives(&mut e, ALL, syn), exhausted, "all are half open");
-    let finished = [0, 1, 30_000, 30_001];
+    let next = crate::nat::pool::OLDEST as u32;
+    let finished = [next, next + 1, 30_000, 30_001];
     for flow in finished {
         assert_eq!([ack, rst].map(|flags| gives(&mut e, flow, flags)), [Verdict::Send(LAN); 2]);
     }
-    let tries = 2 * ALL / crate::nat::pool::OLDEST as u32;
+    assert_eq!(give(&mut e, now, WAN, &packet(ALL, syn)).0, Verdict::Send(LAN), "and so it is explained");
+    let tries = 2 * ALL / next;
     let opened = (1..=tries).filter(|n| gives(&mut e, ALL + n, syn) == Verdict::Send(LAN)).count();
-    assert_eq!(opened, finished.len(), "as many as were finished");
+    assert_eq!(1 + opened, finished.len(), "as many as were finished");
     assert_eq!(gives(&mut e, 2 * ALL, syn), exhausted);
     assert_eq!((e.counters().reclaimed, e.connection_count()), (4, ALL as usize));
     e.check().unwrap();
