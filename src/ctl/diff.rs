@@ -87,14 +87,13 @@ fn settings(before: &State, after: &State, out: &mut Vec<String>) {
 
 /// Checks. Which servers have which is not compared: servers that came at run time have none of the file's.
 fn health(before: &HealthPlan, after: &HealthPlan, out: &mut Vec<String>) {
-    let check = |plan: &'_ HealthPlan, name: &str| plan.checks.iter().find(|c| c.name == name).cloned();
-    for c in before.checks.iter().filter(|c| check(after, &c.name).is_none()) {
+    for c in before.checks.iter().filter(|c| after.checks.iter().all(|new| new.name != c.name)) {
         out.push(format!("- check {}", c.name));
     }
     for c in &after.checks {
-        match check(before, &c.name) {
+        match before.checks.iter().find(|old| old.name == c.name) {
             None => out.push(format!("+ check {}", c.name)),
-            Some(old) if old != *c => out.push(format!("~ check {}: what, when or as whom it asks", c.name)),
+            Some(old) if old != c => out.push(format!("~ check {}: what, when or as whom it asks", c.name)),
             Some(_) => {}
         }
     }
